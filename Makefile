@@ -1,0 +1,72 @@
+# Every target has a line of help: two hashes behind its name.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo devel)
+COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+
+.PHONY: help
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## Build bin/tokenbroker.
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenbroker ./cmd/tokenbroker
+
+.PHONY: deps
+deps: ## Install what the tests run besides Go: redis-server, chromium, curl, and gcc for the race detector.
+	@missing=(); \
+	command -v redis-server >/dev/null || missing+=(redis-server); \
+	command -v chromium >/dev/null || missing+=(chromium fonts-liberation); \
+	command -v gcc >/dev/null || missing+=(gcc libc6-dev); \
+	command -v curl >/dev/null || missing+=(curl); \
+	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
+	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
+	else \
+		echo "the tests need: apt-get install -y $${missing[*]}" >&2; exit 1; \
+	fi
+
+.PHONY: test
+test: deps ## Run all tests with the race detector, browser included, and 100,000 schedules of the simulation.
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+	$(MAKE) --no-print-directory simulation SCHEDULES=100000
+
+.PHONY: simulation
+SCHEDULES ?= 100000
+FIRST ?= 1
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, half of them with failovers.
+	@mkdir -p bin && $(GO) test -c -o bin/simulation.test ./vault/simulationtest
+	@pids=(); share=$$(( ($(SCHEDULES) / 2 + $(WORKERS) - 1) / $(WORKERS) )); \
+	for ((i = 0; i < $(WORKERS); i++)); do \
+		SIMULATION_SCHEDULES=$$share SIMULATION_FIRST=$$(( $(FIRST) + i * share )) bin/simulation.test -test.v -test.timeout 24h -test.run '^(TestSchedules|TestFailovers)$$' & pids+=($$!); \
+	done; \
+	status=0; for pid in "$${pids[@]}"; do wait $$pid || status=1; done; exit $$status
+
+.PHONY: chaos
+chaos: deps ## Kill, stop and cut off replicas, Redis and the provider, some 20 minutes; numbers to deploy/bench; then 10 million schedules.
+	@mkdir -p deploy/bench
+	TOKENBROKER_CHAOS_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-chaos.md" $(GO) test -tags chaos -count=1 -v -timeout 60m -run '^TestChaos$$' ./cmd/tokenbroker/e2e
+	$(MAKE) --no-print-directory simulation SCHEDULES=10000000
+
+.PHONY: lint
+lint: ## Check format, vet, staticcheck and known vulnerabilities.
+	@unformatted="$$(gofmt -l .)"; \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags chaos ./cmd/tokenbroker/e2e
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags chaos ./cmd/tokenbroker/e2e
+	@# Status 3 is a finding. Anything else but 0 means that it could not look, mostly for want of its database.
+	@status=0; GOBIN="$(CURDIR)/bin" $(GO) install $(GOVULNCHECK) && bin/govulncheck ./... || status=$$?; \
+	case $$status in \
+	0) ;; \
+	3) exit 3 ;; \
+	*) echo "WARNING: govulncheck could not look (status $$status): known vulnerabilities were NOT checked" >&2 ;; \
+	esac

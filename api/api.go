@@ -1,0 +1,136 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"tokenbroker/broker"
+)
+
+// Service is the part of broker.Service that the API calls. All methods are safe for concurrent use and honour the
+// context's deadline. An error that is not a *broker.Error becomes 500 server_error.
+type Service interface {
+	Tokens
+	Consents
+	Connections
+	Directory
+}
+
+// Tokens hands out access tokens.
+type Tokens interface {
+	IssueToken(ctx context.Context, caller broker.Caller, req broker.TokenRequest) (broker.Token, error)
+}
+
+// Consents runs the client's half of a consent.
+type Consents interface {
+	CreateConsent(ctx context.Context, caller broker.Caller, req broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error)
+	ConsentStatus(ctx context.Context, caller broker.Caller, id string) (broker.ConsentView, error)
+	CompleteConsent(ctx context.Context, caller broker.Caller, id string, c broker.Completion) (broker.Connection, error)
+}
+
+// Connections reads and ends connections.
+type Connections interface {
+	ListConnections(ctx context.Context, caller broker.Caller, q broker.ConnectionQuery) ([]broker.Connection, string, error)
+	GetConnection(ctx context.Context, caller broker.Caller, id string) (broker.Connection, error)
+	Disconnect(ctx context.Context, caller broker.Caller, id string) (broker.RevokedUpstream, error)
+	EraseSubject(ctx context.Context, caller broker.Caller, subject string) (broker.Erased, error)
+}
+
+// Directory tells what there is to connect to, and what happened.
+type Directory interface {
+	SubjectConnectors(ctx context.Context, caller broker.Caller, subject string) ([]broker.SubjectConnector, error)
+	ListConnectors(caller broker.Caller) []broker.Connector
+	ListEvents(ctx context.Context, caller broker.Caller, q broker.EventQuery) ([]broker.Event, string, error)
+}
+
+// ClientKey is a client and the SHA-256 digests of its API keys; two during a rotation.
+type ClientKey struct {
+	Client    broker.Client
+	KeySHA256 [][32]byte
+}
+
+// Config is what an API needs. All fields but ClientIP and the durations are required.
+type Config struct {
+	Service Service
+	Clients []ClientKey
+	// Now is the clock.
+	Now func() time.Time
+	// Random makes request ids. It must be cryptographically secure and safe for concurrent use (crypto/rand.Reader).
+	Random io.Reader
+	Log    *slog.Logger
+	// ClientIP tells the address that a request came from, proxies considered. It is logged where a key was refused, and
+	// decides nothing. Left out: it is not logged.
+	ClientIP func(*http.Request) string
+	// Timeout bounds a whole request. It must be longer than a refresh may take, so that a caller hears how it ended, and
+	// shorter than the server's WriteTimeout, which would cut the answer off. Default 50 s.
+	Timeout time.Duration
+	// BodyTimeout bounds the arrival of a request's body. Default 10 s.
+	BodyTimeout time.Duration
+}
+
+// API answers the REST calls. It is an http.Handler for the requests that Register would give it.
+type API struct {
+	cfg    Config
+	keys   keyring
+	routes routes
+}
+
+// New checks the config and makes an API. An error names every problem of the clients.
+func New(cfg Config) (*API, error) {
+	if cfg.Service == nil || cfg.Now == nil || cfg.Random == nil || cfg.Log == nil {
+		return nil, errors.New("api: config needs Service, Now, Random and Log")
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 50 * time.Second
+	}
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 10 * time.Second
+	}
+	keys, err := newKeyring(cfg.Clients)
+	if err != nil {
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	a := &API{cfg: cfg, keys: keys}
+	a.routes = newRoutes(a.table())
+	return a, nil
+}
+
+// Register makes e answer the API's requests with a. It does so before e's own routing, so that no route, catch-all,
+// middleware or error handler of the pages can answer one of them in its own way.
+func (a *API) Register(e *echo.Echo) {
+	e.Pre(func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if !owns(c.Request().URL) {
+				return next(c)
+			}
+			a.ServeHTTP(c.Response(), c.Request())
+			return nil
+		}
+	})
+}
+
+// table lists every call. openapi.yaml has an operation for each, and a test holds that.
+func (a *API) table() []route {
+	return []route{
+		{method: http.MethodPost, path: "/v1/tokens", handle: a.issueToken},
+		{method: http.MethodPost, path: "/v1/consents", handle: a.createConsent},
+		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus},
+		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent},
+		{method: http.MethodGet, path: "/v1/connections", handle: a.listConnections,
+			query: []string{"subject", "connector", "status", "limit", "cursor"}},
+		{method: http.MethodGet, path: "/v1/connections/:id", handle: a.getConnection},
+		{method: http.MethodDelete, path: "/v1/connections/:id", handle: a.disconnect},
+		{method: http.MethodGet, path: "/v1/subjects/:subject/connectors", handle: a.subjectConnectors},
+		{method: http.MethodDelete, path: "/v1/subjects/:subject", handle: a.eraseSubject},
+		{method: http.MethodGet, path: "/v1/connectors", handle: a.listConnectors},
+		{method: http.MethodGet, path: "/v1/events", handle: a.listEvents,
+			query: []string{"subject", "connector", "connection", "type", "scope", "since", "until", "limit", "cursor"}},
+	}
+}

@@ -1,0 +1,195 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"tokenbroker/broker"
+)
+
+// request is one call on its way through.
+type request struct {
+	http    *http.Request
+	writer  http.ResponseWriter // for the body's limit and deadline
+	id      string
+	traceID string
+	caller  broker.Caller
+	match   match
+	query   map[string]string
+}
+
+// param returns a path parameter, decoded. A value that cannot be decoded does not occur: net/http refused it.
+func (in *request) param(name string) string { return unescape(in.match.param(name)) }
+
+// ServeHTTP answers one request of the API.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := a.cfg.Now()
+	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.Timeout)
+	defer cancel()
+	in := &request{http: r, writer: w, traceID: traceID(ctx)}
+	in.bodyDeadline(a.cfg.BodyTimeout)
+	ans, err := a.run(ctx, in)
+	status := a.write(ctx, in, ans, err)
+	a.record(ctx, in, status, err, a.cfg.Now().Sub(began))
+}
+
+// run takes the request through all steps. A panic anywhere in them ends this request and no other.
+func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			ans, err = answer{}, &panicked{what: describePanic(cause), stack: debug.Stack()}
+		}
+	}()
+	if in.id, err = a.requestID(); err != nil {
+		in.id = "unavailable"
+		return answer{}, err
+	}
+	client, err := a.keys.authenticate(in.http.Header)
+	if err != nil {
+		return answer{}, err
+	}
+	in.caller = broker.Caller{Client: client, RequestID: in.id, TraceID: in.traceID}
+	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
+	if err := in.match.check(); err != nil {
+		return answer{}, err
+	}
+	if in.query, err = readQuery(in.http.URL, in.match.route.query); err != nil {
+		return answer{}, err
+	}
+	if in.http.Method != http.MethodPost {
+		if err := in.noBody(); err != nil {
+			return answer{}, err
+		}
+	}
+	return in.match.route.handle(ctx, in)
+}
+
+// write sends the answer and returns its status.
+func (a *API) write(ctx context.Context, in *request, ans answer, err error) int {
+	status, body := ans.status, any(ans.body)
+	header := in.writer.Header()
+	// A token or a link can be in any answer, errors included, so none is ever kept (RFC 6749 section 5.1, threat 45).
+	header.Set("Cache-Control", "no-store")
+	header.Set("Pragma", "no-cache")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Type", "application/json")
+	header.Set("Request-Id", in.id)
+	if err != nil {
+		f := explain(err, in.id)
+		for name, values := range f.header {
+			header[name] = values
+		}
+		status, body = f.status, f.body
+	}
+	text, encodeErr := encode(body)
+	if encodeErr != nil {
+		// Not the encoder's own text: it may quote what it could not encode.
+		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "answer could not be encoded", slog.String("request_id", in.id))
+		f := explain(errors.New("encode"), in.id)
+		status = f.status
+		text, _ = encode(f.body)
+	}
+	in.writer.WriteHeader(status)
+	_, _ = in.writer.Write(text) // the caller went away: nobody is left to tell
+	return status
+}
+
+// record writes the access log and names the span. No value from the path or the query goes into either (threats 23, 27).
+func (a *API) record(ctx context.Context, in *request, status int, err error, took time.Duration) {
+	route, method := in.match.template(), methodName(in.http.Method)
+	// otelhttp, around us, reads the pattern after the call for its span and its metrics.
+	in.http.Pattern = method + " " + route
+	span := trace.SpanFromContext(ctx)
+	span.SetName(in.http.Pattern)
+	if route != unmatched {
+		span.SetAttributes(attribute.String("http.route", route))
+	}
+	attrs := []slog.Attr{
+		slog.String("method", method),
+		slog.String("route", route),
+		slog.Int("status", status),
+		slog.Int64("duration_us", took.Microseconds()),
+		slog.String("client", in.caller.Client.ID),
+		slog.String("request_id", in.id),
+		slog.String("trace_id", in.traceID),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", string(explain(err, "").body.Error)))
+	}
+	if status == http.StatusUnauthorized && a.cfg.ClientIP != nil {
+		attrs = append(attrs, slog.String("client_ip", a.cfg.ClientIP(in.http)))
+	}
+	a.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
+	if err != nil && status >= http.StatusInternalServerError {
+		a.recordFailure(ctx, in, err)
+	}
+}
+
+// recordFailure logs what the caller does not see. Causes hold no secrets, by the rules of who makes them.
+func (a *API) recordFailure(ctx context.Context, in *request, err error) {
+	attrs := []slog.Attr{
+		slog.String("cause", err.Error()),
+		slog.String("request_id", in.id),
+		slog.String("trace_id", in.traceID),
+	}
+	var p *panicked
+	if errors.As(err, &p) {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	a.cfg.Log.LogAttrs(ctx, slog.LevelError, "request failed", attrs...)
+}
+
+// requestID makes a new id. What a caller sends as Request-Id is ignored: ids lead operators to log lines, so nobody
+// else may choose them.
+func (a *API) requestID() (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(a.cfg.Random, b[:]); err != nil {
+		return "", fmt.Errorf("make request id: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(b[:]), nil
+}
+
+func traceID(ctx context.Context) string {
+	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
+		return id.String()
+	}
+	return ""
+}
+
+// methodName keeps the number of names in logs and metrics bounded: a method can be any token (RFC 9110 section 9.1).
+func methodName(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodHead, http.MethodPut, http.MethodPatch,
+		http.MethodOptions, http.MethodTrace, http.MethodConnect:
+		return method
+	default:
+		return "_OTHER"
+	}
+}
+
+// panicked is a recovered panic.
+type panicked struct {
+	what  string
+	stack []byte
+}
+
+func (p *panicked) Error() string { return "panic: " + p.what }
+
+// describePanic tells a panic without printing a value that may hold a secret. The runtime's own errors hold none.
+func describePanic(cause any) string {
+	if err, isRuntime := cause.(runtime.Error); isRuntime {
+		return err.Error()
+	}
+	return fmt.Sprintf("value of type %T", cause)
+}

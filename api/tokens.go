@@ -1,0 +1,104 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// tokenBody is the body of POST /v1/tokens.
+type tokenBody struct {
+	Connector  string    `json:"connector"`
+	Subject    string    `json:"subject"`
+	Scopes     scopeList `json:"scopes"`
+	Connection string    `json:"connection"`
+	MinTTL     *int64    `json:"min_ttl"` // seconds
+	Actor      actorBody `json:"actor"`
+	Reason     string    `json:"reason"`
+	ReturnTo   string    `json:"return_to"`
+	State      string    `json:"state"`
+}
+
+type actorBody struct {
+	Agent string `json:"agent"`
+	Run   string `json:"run"`
+	Tool  string `json:"tool"`
+}
+
+// tokenAnswer is the one answer that holds an access token. Nothing in it can hold a refresh token.
+type tokenAnswer struct {
+	AccessToken string            `json:"access_token"`
+	TokenType   string            `json:"token_type"`
+	ExpiresIn   int64             `json:"expires_in"`
+	ExpiresAt   string            `json:"expires_at"`
+	Scope       string            `json:"scope"`
+	Connector   string            `json:"connector"`
+	Connection  string            `json:"connection"`
+	Account     account           `json:"account"`
+	Extra       map[string]string `json:"extra"`
+	Degraded    bool              `json:"degraded,omitzero"`
+}
+
+func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
+	body, err := readBody[tokenBody](in)
+	if err != nil {
+		return answer{}, err
+	}
+	var f fields
+	req := broker.TokenRequest{
+		Connector: body.Connector, Subject: body.Subject, Connection: body.Connection,
+		Actor: broker.Actor(body.Actor), Reason: body.Reason, ReturnTo: body.ReturnTo, State: body.State,
+	}
+	f.target(body.Connector, body.Subject, body.Connection)
+	req.Scopes = f.scopes(body.Scopes.names)
+	req.MinTTL = f.minTTL(body.MinTTL)
+	f.actor(req.Actor)
+	f.text("reason", body.Reason, maxReason)
+	f.back(body.ReturnTo, body.State)
+	if f.err != nil {
+		return answer{}, f.err
+	}
+	token, err := a.cfg.Service.IssueToken(ctx, in.caller, req)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(tokenAnswer{
+		AccessToken: token.AccessToken.Reveal(), // the one place where an access token leaves for a client
+		TokenType:   "Bearer",
+		ExpiresIn:   wholeSeconds(token.ExpiresIn),
+		ExpiresAt:   stamp(token.ExpiresAt),
+		Scope:       token.Scopes.String(),
+		Connector:   token.Connector,
+		Connection:  token.Connection,
+		Account:     account(token.Account),
+		Extra:       token.Extra,
+		Degraded:    token.Degraded,
+	})
+}
+
+// target checks what a request is about.
+func (f *fields) target(connector, subject, connection string) {
+	f.required("connector", connector)
+	f.id("connector", connector)
+	f.subject(subject)
+	f.id("connection", connection)
+}
+
+// back checks where the user goes after a consent. Whether the client may use it is the service's decision.
+func (f *fields) back(returnTo, state string) {
+	f.text("return_to", returnTo, maxReturnTo)
+	f.text("state", state, maxState)
+}
+
+func (f *fields) minTTL(seconds *int64) *time.Duration {
+	if seconds == nil {
+		return nil
+	}
+	if *seconds < 0 || *seconds > maxMinTTL {
+		f.refuse("min_ttl must be an integer from 0 to %d (seconds)", maxMinTTL)
+		return nil
+	}
+	d := time.Duration(*seconds) * time.Second
+	return &d
+}

@@ -1,0 +1,84 @@
+package broker
+
+import "time"
+
+// EventType is the type of an audit event.
+type EventType string
+
+// The event types of the contract.
+const (
+	EventConsentCreated         EventType = "consent.created"
+	EventConsentStarted         EventType = "consent.started"
+	EventConsentGranted         EventType = "consent.granted"
+	EventConsentDenied          EventType = "consent.denied"
+	EventConsentFailed          EventType = "consent.failed"
+	EventConsentCompleted       EventType = "consent.completed"
+	EventTokenIssued            EventType = "token.issued"
+	EventTokenRefused           EventType = "token.refused"
+	EventTokenRefreshed         EventType = "token.refreshed"
+	EventTokenRefreshFailed     EventType = "token.refresh_failed"
+	EventScopeReduced           EventType = "connection.scope_reduced"
+	EventConnectionNeedsConsent EventType = "connection.needs_consent"
+	EventConnectionRevoked      EventType = "connection.revoked"
+	EventSubjectErased          EventType = "subject.erased"
+	EventIntegrityFailed        EventType = "integrity.failed"
+	EventOperatorSignedIn       EventType = "operator.signed_in"
+	EventOperatorSignInFailed   EventType = "operator.sign_in_failed"
+	EventOperatorViewed         EventType = "operator.viewed"
+)
+
+// Entry is what one operation leaves in the audit trail: one event for each of its scopes, which share everything else.
+// The store keeps an entry whole, so either all its events exist or none.
+type Entry struct {
+	Type       EventType
+	Time       time.Time
+	Tenant     string // "" for what concerns the whole installation
+	Client     string
+	Subject    string // "" for what concerns no subject
+	Actor      Actor
+	Connector  string
+	Connection string
+	// Scopes: one event each. An entry without any makes one event whose scope is empty.
+	Scopes    []EventScope
+	Outcome   string // "ok", or the error code or reason code
+	Reason    string // why: the reason that the caller stated, or ours
+	RequestID string
+	TraceID   string
+}
+
+// EventScope is the part in which the events of one entry differ.
+type EventScope struct {
+	ID        string // the event's id, made by the service
+	Scope     string
+	Requested bool
+}
+
+// Event is one audit record about one scope, as callers read it.
+type Event struct {
+	ID         string
+	Time       time.Time
+	Type       EventType
+	Tenant     string
+	Client     string
+	Subject    string
+	Actor      Actor
+	Connector  string
+	Connection string
+	Scope      string
+	Requested  bool
+	Outcome    string
+	Reason     string
+	RequestID  string
+	TraceID    string
+}
+
+// EventFilter selects events; zero fields select nothing out. Since is inclusive, Until exclusive.
+type EventFilter struct {
+	Subject    string
+	Connector  string
+	Connection string
+	Type       EventType
+	Scope      string
+	Since      time.Time
+	Until      time.Time
+}

@@ -1,0 +1,347 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// This file is the browser's half of a consent: the link, the start, the callback. The browser proves nothing about who
+// the chat's user is; that is what the completing call is for.
+
+// OpenLink shows what a link asks for. It changes nothing, so that previews and mail scanners do no harm. An unknown, an
+// expired and a used link look the same: not_found.
+func (s *Service) OpenLink(ctx context.Context, link Secret) (ConsentPage, error) {
+	consent, err := s.byLink(ctx, link)
+	if err != nil {
+		return ConsentPage{}, err
+	}
+	connector, ok := s.cfg.Connectors.Connector(consent.Connector)
+	if !ok {
+		return ConsentPage{}, errNoConsent()
+	}
+	client, ok := s.cfg.Client(consent.Client)
+	if !ok {
+		return ConsentPage{}, errNoConsent()
+	}
+	page := ConsentPage{
+		ConsentID: consent.ID, ClientName: client.Name, Origins: client.Origins, Connector: connector, Renewal: consent.Connection != "",
+		Binding: consent.Binding, Status: consent.Status, Expires: consent.CreatedAt.Add(LinkLife),
+	}
+	if consent.Connection != "" {
+		conn, err := s.reread(ctx, Connection{Tenant: consent.Tenant, ID: consent.Connection})
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return ConsentPage{}, storeError("read the connection", err)
+		}
+		if conn.Account != (Account{}) {
+			page.Account = &conn.Account
+		}
+	}
+	for _, info := range connector.Scopes {
+		if consent.Scopes.Has(info.Name) {
+			page.Scopes = append(page.Scopes, PageScope{ScopeInfo: info, New: page.Renewal && consent.Added.Has(info.Name)})
+		}
+	}
+	return page, nil
+}
+
+// byLink finds the consent of a link that can still be used.
+func (s *Service) byLink(ctx context.Context, link Secret) (Consent, error) {
+	id, ok := consentIDOf(link)
+	if !ok {
+		return Consent{}, errNoConsent()
+	}
+	consent, err := s.loadConsent(ctx, id)
+	if err != nil {
+		return Consent{}, err
+	}
+	alive := s.cfg.Now().Before(consent.CreatedAt.Add(LinkLife)) && (consent.Status == ConsentPending || consent.Status == ConsentStarted)
+	if !link.Equal(consent.Link) || !alive {
+		return Consent{}, errNoConsent()
+	}
+	return consent, nil
+}
+
+// StartConsent binds the consent to this browser and makes the authorization request. The same browser may start again
+// (the back button): the earlier state is void then. Another browser may not.
+func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(name string) Secret) (Start, error) {
+	consent, err := s.byLink(ctx, link)
+	if err != nil {
+		return Start{}, err
+	}
+	browser, err := s.ids().secret(32)
+	if err != nil {
+		return Start{}, serverError(err)
+	}
+	if consent.Status == ConsentStarted {
+		if !cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
+			return Start{}, s.consentTrouble(ctx, consent, "a second browser tried to start it",
+				Errorf(CodeAccessDenied, "this link was already opened in another browser; ask for a new one in the chat"))
+		}
+		if s.cfg.Now().Before(consent.BusyUntil) {
+			return Start{}, Errorf(CodeSlowDown, "this consent is being finished in another window")
+		}
+	}
+	state, err := s.ids().bound(consent.ID)
+	if err != nil {
+		return Start{}, serverError(err)
+	}
+	verifier, err := s.ids().secret(32) // 32 octets, as RFC 7636 section 4.1 recommends
+	if err != nil {
+		return Start{}, serverError(err)
+	}
+	upCtx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
+	defer cancel()
+	auth, err := s.cfg.Upstream.AuthorizationURL(upCtx, consent.Connector, AuthorizationRequest{
+		RedirectURI: s.redirectURI(consent.Connector), State: state, Verifier: verifier, Scopes: consent.Scopes,
+	})
+	if err != nil {
+		return Start{}, s.upstreamFault(ctx, consent.Connector, err)
+	}
+	target, err := url.Parse(auth.URL.Reveal())
+	if err != nil {
+		return Start{}, serverError(errors.New("the authorization URL is not a URL"))
+	}
+	abandoned := consent.Provisional // of a callback that was cut off behind its exchange
+	consent.Provisional, consent.Account, consent.Identified, consent.BusyUntil = nil, Account{}, false, time.Time{}
+	consent.Status, consent.Deadline = ConsentStarted, s.cfg.Now().UTC().Add(FlowLife)
+	consent.BrowserDigest, consent.StateDigest, consent.Verifier = browser.Digest(), state.Digest(), verifier
+	consent.Fingerprint, consent.Issuer, consent.IssuerRequired = auth.Fingerprint, auth.Issuer, auth.IssuerRequired
+	entry, err := s.consentEntry(ctx, consent, EventConsentStarted, consent.Scopes, "ok", "")
+	if err != nil {
+		return Start{}, serverError(err)
+	}
+	// A crash after this write leaves a started consent whose state nobody has: the link works again in no browser, and
+	// the chat hands out a new one.
+	if _, err := s.updateConsent(ctx, consent, entry); err != nil {
+		if errors.Is(err, ErrConflict) {
+			return Start{}, Errorf(CodeAccessDenied, "this link is being opened in another window; go on there, or ask for a new one in the chat")
+		}
+		return Start{}, err
+	}
+	s.dropDetached(ctx, consent, abandoned)
+	return Start{
+		ConsentID: consent.ID, Location: auth.URL, Destination: target.Scheme + "://" + target.Host,
+		CookieName: cookieName(consent.ID), Cookie: browser, MaxAge: FlowLife + ProvisionalLife,
+	}, nil
+}
+
+// cookieName is the binding cookie of one consent, so that two consents in one browser do not disturb each other.
+func cookieName(consentID string) string { return "tb-" + consentID }
+
+// CancelConsent ends the consent from the page: the user said no before going to the provider.
+//
+// Once it was started, only the browser that did so may cancel it.
+func (s *Service) CancelConsent(ctx context.Context, link Secret, cookie func(name string) Secret) (Finish, error) {
+	consent, err := s.byLink(ctx, link)
+	if err != nil {
+		return Finish{}, err
+	}
+	if consent.Status == ConsentStarted && !cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
+		return Finish{}, s.consentTrouble(ctx, consent, "a second browser tried to cancel it",
+			Errorf(CodeAccessDenied, "this link was already opened in another browser; cancel it there"))
+	}
+	if s.cfg.Now().Before(consent.BusyUntil) {
+		return Finish{}, Errorf(CodeSlowDown, "this consent is being finished in another window")
+	}
+	return s.endFlow(ctx, consent, ConsentDenied, EventConsentDenied, "access_denied", "the user cancelled on the consent page")
+}
+
+// endFlow ends a consent that brought nothing, and tells the browser where to go. A grant that it held is revoked.
+//
+// Whoever does not hold the claim on the consent writes what it has read, or nothing: a grant that came in between must
+// not be overwritten unseen. not_found: it moved on.
+func (s *Service) endFlow(ctx context.Context, consent Consent, status ConsentStatus, t EventType, code, reason string) (Finish, error) {
+	return s.endUnder(ctx, time.Time{}, consent, status, t, code, reason)
+}
+
+// endClaimed is endFlow for the holder of the claim.
+func (s *Service) endClaimed(ctx context.Context, consent Consent, status ConsentStatus, code, reason string) (Finish, error) {
+	return s.endUnder(ctx, consent.BusyUntil, consent, status, EventConsentFailed, code, reason)
+}
+
+func (s *Service) endUnder(ctx context.Context, claim time.Time, consent Consent, status ConsentStatus, t EventType, code, reason string) (Finish, error) {
+	entry, err := s.consentEntry(ctx, consent, t, consent.Scopes, code, reason)
+	if err != nil {
+		return Finish{}, serverError(err)
+	}
+	ended, err := s.updateUnder(ctx, claim, finished(consent, status, code), entry)
+	if errors.Is(err, ErrConflict) {
+		return Finish{}, errNoConsent()
+	}
+	if err != nil {
+		return Finish{}, err
+	}
+	if consent.Provisional != nil {
+		s.dropConsent(context.WithoutCancel(ctx), consent, consent.Provisional)
+	}
+	return s.finishOf(ended), nil
+}
+
+// finished is the consent at its end, without anything that only a running one needs.
+func finished(c Consent, status ConsentStatus, code string) Consent {
+	c.Status, c.Error = status, code
+	c.StateDigest, c.Verifier, c.ProviderCode, c.CompletionCode = "", Secret{}, Secret{}, Secret{}
+	c.CallbackParams, c.Provisional, c.BusyUntil = nil, nil, time.Time{}
+	c.Account = Account{} // the connection has it, if there is one; erasing that must erase it everywhere
+	return c
+}
+
+// FinishConsent takes the provider's redirect. Everything is checked before the provider hears of the code: state (once),
+// connector, browser, deadline and issuer. An absent value never matches.
+func (s *Service) FinishConsent(ctx context.Context, cb Callback) (Finish, error) {
+	ctx, end := s.telemetry.begin(ctx, "broker.FinishConsent", cb.Connector)
+	finish, err := s.finishConsent(ctx, cb)
+	end(err)
+	return finish, err
+}
+
+func (s *Service) finishConsent(ctx context.Context, cb Callback) (Finish, error) {
+	id, ok := consentIDOf(cb.State)
+	if !ok {
+		return Finish{}, errBadState()
+	}
+	consent, err := s.loadConsent(ctx, id)
+	if err != nil {
+		if CodeOf(err) == CodeNotFound {
+			return Finish{}, errBadState()
+		}
+		return Finish{}, err
+	}
+	// One redirect URI per connector, and the flow remembers which it began with: a code of one provider can't be carried
+	// to another's token endpoint (RFC 9700 section 4.4.2).
+	if consent.Status != ConsentStarted || !cb.State.MatchesDigest(consent.StateDigest) || consent.Connector != cb.Connector {
+		return Finish{}, errBadState()
+	}
+	if !cb.Cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
+		return Finish{}, s.consentTrouble(ctx, consent, "the provider's answer came in another browser than the consent was started in",
+			Errorf(CodeAccessDenied, "this consent was started in another browser; finish it there"))
+	}
+	if !s.cfg.Now().Before(consent.Deadline) {
+		return Finish{}, errBadState()
+	}
+	if (consent.IssuerRequired && !cb.HasIssuer) || (cb.HasIssuer && consent.Issuer != "" && cb.Issuer != consent.Issuer) {
+		if _, err := s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, "issuer_mismatch", "the answer names another issuer than the provider's, or none (RFC 9207)"); err != nil {
+			return Finish{}, err
+		}
+		return Finish{}, Errorf(CodeInvalidRequest, "this answer does not come from the provider that was asked; start again from the chat")
+	}
+	if cb.Error != "" {
+		return s.providerError(ctx, consent, cb.Error)
+	}
+	if err := s.cfg.Upstream.VerifyCallback(consent.Connector, cb.all()); err != nil {
+		s.cfg.Log.WarnContext(ctx, "a provider's callback is not what it has to be", "connector", consent.Connector, "error", err)
+		if _, err := s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, "callback_mismatch", "the answer lacks the provider's signature, or is about another account"); err != nil {
+			return Finish{}, err
+		}
+		return Finish{}, Errorf(CodeInvalidRequest, "this answer is not the one that the provider was asked for; start again from the chat")
+	}
+	if cb.Code.IsZero() {
+		return Finish{}, Errorf(CodeInvalidRequest, "the provider's answer holds neither a code nor an error; start again from the chat")
+	}
+	if consent.Binding == BindingReturn {
+		return s.awaitReturn(ctx, consent, cb)
+	}
+	return s.exchangeProvisionally(ctx, consent, cb)
+}
+
+func errBadState() *Error {
+	return Errorf(CodeInvalidRequest, "this answer belongs to no consent that is under way, or was used already; start again from the chat")
+}
+
+// providerError ends the flow on an error answer (RFC 6749 section 4.1.2.1). Its text is never shown or kept.
+func (s *Service) providerError(ctx context.Context, consent Consent, code string) (Finish, error) {
+	if slices.Contains(s.connector(consent.Connector).DeniedCodes, code) {
+		code = "access_denied"
+	}
+	switch code {
+	case "access_denied", "user_denied", "user_cancelled_login", "user_cancelled_authorize", "consent_required", "interaction_required", "login_required":
+		return s.endFlow(ctx, consent, ConsentDenied, EventConsentDenied, "access_denied", "the user refused at the provider")
+	case "server_error", "temporarily_unavailable":
+		return s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, string(CodeProviderUnavailable), "the provider failed")
+	}
+	s.cfg.Log.ErrorContext(ctx, "the provider refused the authorization request: check the connector's client_id, redirect URI and scopes", "connector", consent.Connector)
+	return s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, string(CodeProviderMisconfigured), "the provider refused the authorization request")
+}
+
+// awaitReturn keeps the provider's code unexchanged, and sends the browser back to the client, which knows who is logged
+// in there. Only its completing call redeems the code. The write uses up the state: one of many callbacks wins.
+func (s *Service) awaitReturn(ctx context.Context, consent Consent, cb Callback) (Finish, error) {
+	code, err := s.ids().secret(32)
+	if err != nil {
+		return Finish{}, serverError(err)
+	}
+	consent.Status, consent.Deadline = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ReturnCodeLife)
+	consent.StateDigest, consent.ProviderCode, consent.CallbackParams, consent.CompletionCode = "", cb.Code, cb.Params, code
+	stored, err := s.updateConsent(ctx, consent)
+	if errors.Is(err, ErrConflict) {
+		return Finish{}, errBadState()
+	}
+	if err != nil {
+		return Finish{}, err
+	}
+	return s.finishOf(stored), nil
+}
+
+// FinishedConsent shows a consent that went through its callback again, to the browser that it is bound to.
+func (s *Service) FinishedConsent(ctx context.Context, id string, cookie func(name string) Secret) (Finish, error) {
+	consent, err := s.loadConsent(ctx, id)
+	if err != nil {
+		return Finish{}, err
+	}
+	if !cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
+		return Finish{}, errNoConsent()
+	}
+	finish := s.finishOf(consent)
+	if account, err := s.accountOf(ctx, consent); err != nil {
+		return Finish{}, err
+	} else if account != (Account{}) {
+		finish.Account = &account
+	}
+	if consent.Binding == BindingReturn {
+		finish.Location = Secret{} // it was given once, to the callback
+	}
+	return finish, nil
+}
+
+// finishOf is what the browser gets to see of a consent that was through its callback.
+func (s *Service) finishOf(c Consent) Finish {
+	f := Finish{ConsentID: c.ID, Status: s.statusOf(c), Binding: c.Binding, Error: c.Error}
+	if client, ok := s.cfg.Client(c.Client); ok {
+		f.ClientName, f.Origins = client.Name, client.Origins
+	}
+	f.Connector, _ = s.cfg.Connectors.Connector(c.Connector)
+	if c.Account != (Account{}) {
+		account := c.Account
+		f.Account = &account
+	}
+	if f.Status == ConsentAwaitingCompletion && c.Binding == BindingCode {
+		f.UserCode = c.CompletionCode
+	}
+	if c.ReturnTo != "" {
+		f.Location = returnLocation(c)
+	}
+	return f
+}
+
+// returnLocation is return_to with the outcome, in the terms of RFC 6749 section 4.1.2.
+func returnLocation(c Consent) Secret {
+	target, err := url.Parse(c.ReturnTo)
+	if err != nil {
+		return Secret{} // can't be: the configuration was checked
+	}
+	query := target.Query()
+	query.Set("consent", c.ID)
+	if c.Status == ConsentAwaitingCompletion {
+		query.Set("code", c.CompletionCode.Reveal())
+	} else if c.Error != "" {
+		query.Set("error", c.Error)
+	}
+	if c.State != "" {
+		query.Set("state", c.State)
+	}
+	target.RawQuery = query.Encode()
+	return NewSecret(target.String())
+}

@@ -1,0 +1,60 @@
+// Package broker is the domain: what a token broker must do, without knowing how anything is stored, sent or shown. It
+// imports no network, no store, no encryption and no web framework; what it needs of those is in ports.go.
+//
+// Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
+// consent_browser.go, consent_exchange.go and consent_complete.go (a consent), revoke.go, sweep.go, early.go (refreshing
+// ahead of need), circuit.go (a provider that fails), shared.go (one grant, several connections). Every rule about who
+// may have what is in policy.go; every event in audit.go; every error in error.go.
+//
+// # A token
+//
+//	client ── POST /v1/tokens ──▶ IssueToken
+//	   1 policy: connector, scopes, ceiling ───────────────▶ access_denied, invalid_scope
+//	   2 the connection of this tenant and subject ────────▶ consent_required + link, account_selection_required
+//	   3 a stored token that lives long enough? ──yes──┐
+//	   4 no: the refresher, once for all who wait ─────┤──▶ provider_unavailable, provider_misconfigured, ttl_unavailable
+//	   5 one event per scope AND the token, in one step┘──▶ temporarily_unavailable: no event, no token
+//	   6 the answer
+//
+// Tokens leave the store by Connections.Release alone, which writes the events in the same step and refuses if the record
+// changed since it was read: so a revocation on any replica holds for the very next answer on every other.
+//
+// # A refresh
+//
+//	look ─▶ lease (longer than the call) ─▶ time left? ─▶ one POST ─▶ spool ─▶ compare-and-swap ─▶ everything else
+//	           │ busy: another replica            │ no: give back       │            │ record moved on: keep as alternate
+//	           └─ wait for its result             └─ start over         │            └ revoked meanwhile: revoke upstream
+//	                                                                    └ failed: grant dead | client refused | provider down | in doubt
+//
+// The POST and what follows run detached from the request that began them. Nothing but a dead grant, confirmed against
+// the newest record and every alternate, makes a user consent again, and nothing deletes a refresh token but a revocation.
+//
+// # A consent
+//
+//	           create            start (cookie, state, PKCE)      callback                     complete (subject, code)
+//	(nothing) ───────▶ pending ───────────────▶ started ──────────────▶ awaiting_completion ───────────▶ completed
+//	                     │                        │ denied at provider     │ five wrong codes              = a connection
+//	                     ├ cancel ─▶ denied ◀─────┤                        ├──▶ failed
+//	                     └ 10 min ─▶ expired ◀────┴────── time is up ──────┘   (a provisional grant is revoked upstream)
+//
+// With binding "return" the provider's code is redeemed in complete; with binding "code" at the callback, and what it gave
+// stays out of reach until the code was typed in the chat. Either way the chat's own backend says who is there: whoever
+// only has the link can attach nobody's account to anything.
+//
+// # A connection
+//
+//	          completed consent                 grant dead, or ended without a refresh token
+//	(nothing) ─────────────────▶ active ────────────────────────────────────▶ needs_consent
+//	                               ▲ │ disconnect                               │ │ disconnect
+//	                               │ └──────────────▶ revoked ◀─────────────────┘ │
+//	                               └───────────── completed consent ─────────────-┘
+//
+// # Words
+//
+// tenant, client, subject, actor, provider, connector, connection, consent, event: as contract.md defines them. Generation:
+// the number of a connection's record, one more with every write. Lease: the right to refresh one connection for a while.
+// Shared grant: one that the provider gives to everybody who connects the same account; its lease and its newest tokens are
+// its holders' together. Soft band: the last part of a token's life, in which it is served and refreshed at the same time.
+// Alternate: a refresh token that came too late to be stored as the current one. Implied scopes: those that the broker
+// adds itself, for offline access and identity.
+package broker

@@ -1,0 +1,79 @@
+package broker
+
+import "slices"
+
+// This file holds every rule about who may have what. The rules are pure: they read what they are given.
+
+// ask is a request for permissions that policy has let through.
+type ask struct {
+	connector Connector
+	// scopes that the caller wants: the ones it named, or the connector's default ones within its ceiling.
+	scopes ScopeSet
+	// tokens carry at most these; nil: no ceiling.
+	ceiling *ScopeSet
+}
+
+// admit decides whether the client may ask this connector for these scopes.
+func admit(client Client, connectors Connectors, connectorID string, named ScopeSet) (ask, error) {
+	connector, ok := connectors.Connector(connectorID)
+	if !ok {
+		return ask{}, Errorf(CodeNotFound, "there is no connector of that id; GET /v1/connectors lists those that you may use")
+	}
+	if !mayUse(client, connector.ID) {
+		return ask{}, errConnectorDenied(connector.ID)
+	}
+	offered := offeredScopes(connector)
+	scopes := named
+	if named.Empty() {
+		scopes = connector.Default
+		if client.Scopes != nil && !client.Scopes.Covers(scopes) {
+			scopes = scopes.Intersect(*client.Scopes)
+			if scopes.Empty() {
+				return ask{}, Errorf(CodeAccessDenied, "none of connector %s's default scopes is within what this client may have; the operator sets that under clients: scopes", connector.ID)
+			}
+		}
+	} else {
+		// Scopes that the broker adds anyway may be named too, and change nothing.
+		scopes = named.Minus(connector.Implied.Minus(offered))
+		if unknown := scopes.Minus(offered); !unknown.Empty() || scopes.Empty() {
+			return ask{}, Errorf(CodeInvalidScope, "connector %s does not offer the scopes asked for; GET /v1/connectors lists what it offers", connector.ID)
+		}
+		if client.Scopes != nil && !client.Scopes.Covers(scopes) {
+			return ask{}, Errorf(CodeAccessDenied, "this client may not have all of the scopes asked for; the operator sets that under clients: scopes")
+		}
+	}
+	return ask{connector: connector, scopes: scopes, ceiling: client.Scopes}, nil
+}
+
+func errConnectorDenied(connector string) *Error {
+	return Errorf(CodeAccessDenied, "this client may not use connector %s; the operator allows it under clients: connectors", connector)
+}
+
+// mayUse tells whether the client may use the connector.
+func mayUse(client Client, connector string) bool {
+	return client.Connectors == nil || slices.Contains(client.Connectors, connector)
+}
+
+// mayReturnTo tells whether a consent may send the browser there: exact comparison, nothing else (RFC 9700 section 4.11.1).
+func mayReturnTo(client Client, url string) bool { return slices.Contains(client.ReturnTo, url) }
+
+// offeredScopes are those that the operator configured for the connector.
+func offeredScopes(c Connector) ScopeSet {
+	names := make([]string, len(c.Scopes))
+	for i, s := range c.Scopes {
+		names[i] = s.Name
+	}
+	return NewScopeSet(names...)
+}
+
+// narrowing tells how a token of this grant may reach the caller: as it is (false), only with fewer scopes (true), or,
+// with an error, not at all.
+func (a ask) narrowing(carried ScopeSet) (bool, error) {
+	if a.ceiling == nil || a.ceiling.Covers(carried.Minus(a.connector.Implied)) {
+		return false, nil
+	}
+	if a.connector.Narrows {
+		return true, nil
+	}
+	return false, Errorf(CodeAccessDenied, "the token would carry more scopes than this client may have, and connector %s's provider can't narrow it", a.connector.ID)
+}

@@ -1,0 +1,66 @@
+package broker
+
+import "context"
+
+// Client is a program that calls the REST API, as the operator configured it. It belongs to one tenant.
+type Client struct {
+	ID     string
+	Name   string // what users read on the consent page
+	Tenant string
+	// Connectors that it may use; nil: all.
+	Connectors []string
+	// Scopes is a ceiling: no token that carries more reaches this client. nil: no ceiling.
+	Scopes *ScopeSet
+	// ReturnTo are the URLs that a consent may return to, compared exactly (RFC 9700 section 4.11.1).
+	ReturnTo []string
+	// Origins are the web origins that hear the consent page's postMessage (RFC 9700 section 4.17).
+	Origins []string
+}
+
+// Actor is the agent that will use a token: ids that the client states, kept for audit and policy.
+type Actor struct {
+	Agent string `json:"agent,omitempty"`
+	Run   string `json:"run,omitempty"`
+	Tool  string `json:"tool,omitempty"`
+}
+
+// Caller is who asks. It is made only at the edges, after authentication; every use case takes it first.
+type Caller struct {
+	Client    Client
+	RequestID string
+	TraceID   string // W3C trace id in hex; empty when there is none
+}
+
+// Role is what an operator may do on the dashboard.
+type Role string
+
+// The roles, weakest first.
+const (
+	RoleViewer Role = "viewer"
+	RoleAdmin  Role = "admin"
+)
+
+// Operator is a person at the dashboard, after login.
+type Operator struct {
+	ID        string // shown in operator.* events
+	Role      Role
+	RequestID string
+	TraceID   string
+}
+
+type requestIDKey struct{}
+
+// WithRequestID carries the id of the request that is being served to the events that it leaves. Edges without a Caller
+// (the browser's half of a consent) set it; a Caller's own id needs it not.
+func WithRequestID(ctx context.Context, id string) context.Context {
+	if id == "" {
+		return ctx
+	}
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// requestIDOf returns the id that WithRequestID carries, or "".
+func requestIDOf(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}

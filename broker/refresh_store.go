@@ -1,0 +1,291 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+)
+
+// This file holds the second half of a refresh: what is stored after each outcome.
+
+// commit stores what the provider gave. It does not give up while the process lives: the old refresh token may be dead
+// already, and the new one exists nowhere else but here and, if there is one, in the spool.
+func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection, lease Lease, grant Grant) (Connection, error) {
+	grant = bounded(grant, r.s.cfg.Now())
+	next, lost := renewed(conn, grant, run.want, r.s.cfg.Now())
+	next = r.s.scheduled(next)
+	entries, err := r.refreshedEntries(run, next, lost)
+	if grant.AccessToken.IsZero() {
+		// An answer with a refresh token alone is odd, but what it holds is the grant: it is stored, and then tried again.
+		next.Tokens, next.Lifetime, next.LastRefreshed = conn.Tokens, conn.Lifetime, conn.LastRefreshed
+		next.Failures, next.FailingSince = conn.Failures, conn.FailingSince
+		next = r.failing(next, nil)
+		entries, err = r.failedEntries(run, next, &UpstreamError{Class: ClassInDoubt, What: "the answer held no access token"})
+	}
+	if err != nil {
+		// Without randomness for event ids there can be no entries; the grant is stored all the same.
+		r.s.cfg.Log.ErrorContext(ctx, "a refresh is stored without its events", "connection", conn.ID, "error", err)
+	}
+	wait, began := 50*time.Millisecond, r.s.cfg.Now()
+	for {
+		stored, err := r.commitOnce(ctx, lease, next, run.want.key, grant, entries)
+		switch {
+		case err == nil && grant.AccessToken.IsZero():
+			return Connection{}, unavailable(stored.RetryAt.Sub(r.s.cfg.Now()), errors.New("the answer held no access token"))
+		case err == nil:
+			return stored, nil
+		case errors.Is(err, ErrConflict):
+			// Somebody else moved on while we were away. Theirs stands; ours was kept as an alternate.
+			r.s.cfg.Log.WarnContext(ctx, "a refresh came too late and is kept as an alternate", "connection", conn.ID)
+			current, err := r.s.reread(ctx, conn)
+			if err != nil {
+				return Connection{}, storeError("read the connection", err)
+			}
+			if current.Status != ConnectionActive {
+				return current, ErrConflict
+			}
+			return current, nil
+		case errors.Is(err, ErrNotFound):
+			// Disconnected meanwhile, or another account's now: what came must not live on at the provider (threat 48).
+			r.s.revokeLate(ctx, conn, grant)
+			return Connection{Status: ConnectionRevoked}, ErrConflict
+		}
+		r.s.cfg.Log.ErrorContext(ctx, "a refreshed grant could not be stored yet and is kept here until it can", "connection", conn.ID, "error", err)
+		if r.s.cfg.Now().Sub(began) >= stallAfter {
+			run.stall.close()
+		}
+		if errors.Is(err, ErrSpooled) && r.s.isDraining() {
+			// This process is ending, and the grant is safe: the next one stores it.
+			return Connection{}, storeError("store the refreshed token", err)
+		}
+		if !r.s.pauseUntilKilled(wait) {
+			return Connection{}, storeError("store the refreshed token", err)
+		}
+		wait = min(wait*2, time.Second)
+	}
+}
+
+func (r *refresher) commitOnce(ctx context.Context, lease Lease, next Connection, key string, grant Grant, entries []Entry) (Connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.s.cfg.PersistTimeout)
+	defer cancel()
+	return r.s.cfg.Refreshes.CommitRefresh(ctx, lease, next, key, grant, entries)
+}
+
+// renewed is the connection after a successful refresh, and the scopes that the provider took away with it.
+func renewed(conn Connection, grant Grant, w want, now time.Time) (Connection, ScopeSet) {
+	next := conn
+	next.Status = ConnectionActive // also one that was called dead, and whose shared grant somebody else renewed
+	next.Error, next.FailingSince, next.RetryAt, next.Failures = "", time.Time{}, time.Time{}, 0
+	next.LastRefreshed = now
+	next.Renewable = true
+	if !grant.RefreshExpiry.IsZero() {
+		next.RefreshExpiry = grant.RefreshExpiry
+	}
+	next.Extra = merged(conn.Extra, grant.Extra)
+	next.Vars = merged(conn.Vars, grant.Vars)
+
+	carried, lost := conn.Scopes, ScopeSet{}
+	switch {
+	case !w.narrow.Empty() && grant.ScopesReported:
+		carried = grant.Scopes
+	case !w.narrow.Empty():
+		carried = w.narrow
+	case grant.ScopesReported:
+		lost = conn.Scopes.Minus(grant.Scopes)
+		carried, next.Scopes = grant.Scopes, grant.Scopes
+	}
+	info := AccessTokenInfo{Key: w.key, Scopes: carried, ExpiresAt: grant.ExpiresAt}
+	next.Lifetime = grant.Lifetime
+	next.Tokens = withToken(conn.Tokens, info, next.Scopes, now)
+	return next, lost
+}
+
+// bounded gives a token that can be refreshed an end, whatever the answer left out.
+func bounded(grant Grant, now time.Time) Grant {
+	if grant.Never || grant.ExpiresAt.IsZero() {
+		grant.Never, grant.ExpiresAt, grant.Lifetime = false, now.Add(conservativeLifetime), conservativeLifetime
+	}
+	return grant
+}
+
+// maxTokens bounds how many narrowed tokens a record holds.
+const maxTokens = 8
+
+// withToken replaces the token of that key and drops those that ended or carry what the grant has lost.
+func withToken(tokens []AccessTokenInfo, token AccessTokenInfo, granted ScopeSet, now time.Time) []AccessTokenInfo {
+	kept := []AccessTokenInfo{token}
+	for _, t := range tokens {
+		if t.Key != token.Key && t.ExpiresAt.After(now) && granted.Covers(t.Scopes) && len(kept) < maxTokens {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
+
+func merged(old, new map[string]string) map[string]string {
+	if len(new) == 0 {
+		return old
+	}
+	all := maps.Clone(old)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, new)
+	return all
+}
+
+func (r *refresher) refreshedEntries(run refreshRun, next Connection, lost ScopeSet) ([]Entry, error) {
+	token, _ := next.Token(run.want.key)
+	var entries []Entry
+	add := func(t EventType, scopes ScopeSet, outcome, reason string) error {
+		entry := r.s.entry(run.caller, t, next.Subject, next.Connector, next.ID)
+		entry.Actor, entry.Outcome, entry.Reason = run.actor, outcome, reason
+		var err error
+		entry.Scopes, err = r.s.eventScopes(scopes, ScopeSet{})
+		entries = append(entries, entry)
+		return err
+	}
+	if err := add(EventTokenRefreshed, token.Scopes, "ok", run.why); err != nil {
+		return nil, err
+	}
+	if !lost.Empty() {
+		if err := add(EventScopeReduced, lost, "scope_reduced", "the provider granted fewer scopes on refresh"); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+// dead is the connection whose grant is over. Its refresh token stays stored: invalid_grant never deletes (threats, 6).
+func dead(conn Connection, why string) Connection {
+	conn.Status, conn.Error = ConnectionNeedsConsent, why
+	conn.FailingSince, conn.RetryAt, conn.RefreshAt = time.Time{}, time.Time{}, time.Time{}
+	return conn
+}
+
+// failing is the connection after a refresh that gave nothing but may work later.
+func (r *refresher) failing(conn Connection, cause error) Connection {
+	now := r.s.cfg.Now()
+	if conn.FailingSince.IsZero() {
+		conn.FailingSince = now
+	}
+	conn.Failures++
+	conn.Error = string(CodeProviderUnavailable)
+	wait := min(backoffMin<<min(conn.Failures-1, 10), backoffMax)
+	wait = max(wait, retryAfter(cause))
+	// Those who failed together must not come back together.
+	conn.RetryAt = now.Add(wait + r.s.jitter(wait/5))
+	return r.s.scheduled(conn)
+}
+
+// fail stores the outcome of a refresh that gave nothing, with its events.
+func (r *refresher) fail(ctx context.Context, run refreshRun, old Connection, lease Lease, next Connection, cause error) (Connection, error) {
+	entries, err := r.failedEntries(run, next, cause)
+	if err != nil {
+		return Connection{}, serverError(err)
+	}
+	err = r.insist(ctx, lease, func(ctx context.Context) error {
+		_, err := r.s.cfg.Refreshes.FailRefresh(ctx, lease, next, entries)
+		return err
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrConflict):
+		// The record moved on while we asked: whoever moved it knows better (invalid_grant after a lost race, above all).
+		current, err := r.s.reread(ctx, old)
+		if err != nil {
+			return Connection{}, storeError("read the connection", err)
+		}
+		if current.Status == ConnectionActive && doneSince(run.first, current, run.want) {
+			return current, nil
+		}
+		if current.Status != ConnectionActive {
+			return current, ErrConflict
+		}
+		return Connection{}, unavailable(time.Second, cause)
+	case errors.Is(err, ErrNotFound):
+		return Connection{Status: ConnectionRevoked}, ErrConflict
+	default:
+		return Connection{}, storeError("store the outcome of a refresh", err)
+	}
+	if next.Status != ConnectionActive {
+		return next, ErrConflict
+	}
+	return Connection{}, unavailable(next.RetryAt.Sub(r.s.cfg.Now()), cause)
+}
+
+func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) ([]Entry, error) {
+	reason := "there is no refresh token, and the access token has ended"
+	if cause != nil {
+		reason = string(ClassOf(cause))
+	}
+	failed := r.s.entry(run.caller, EventTokenRefreshFailed, next.Subject, next.Connector, next.ID)
+	failed.Actor, failed.Outcome, failed.Reason = run.actor, next.Error, reason
+	var err error
+	if failed.Scopes, err = r.s.eventScopes(next.Scopes, ScopeSet{}); err != nil {
+		return nil, err
+	}
+	entries := []Entry{failed}
+	if next.Status == ConnectionNeedsConsent {
+		needs := failed
+		needs.Type = EventConnectionNeedsConsent
+		if needs.Scopes, err = r.s.eventScopes(next.Scopes, ScopeSet{}); err != nil {
+			return nil, err
+		}
+		entries = append(entries, needs)
+	}
+	return entries, nil
+}
+
+// clientRefused: the operator must act. The connection is not touched; nobody is asked to consent again.
+func (r *refresher) clientRefused(ctx context.Context, run refreshRun, conn Connection, lease Lease, cause error) (Connection, error) {
+	r.s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client: check the connector's client_id, client_secret and redirect URI",
+		"connector", conn.Connector, "error", cause)
+	r.mu.Lock()
+	r.refused[conn.Connector] = r.s.cfg.Now().Add(refusedPause)
+	r.mu.Unlock()
+	r.giveBack(ctx, lease)
+	entry := r.s.entry(run.caller, EventTokenRefreshFailed, conn.Subject, conn.Connector, conn.ID)
+	entry.Actor, entry.Outcome, entry.Reason = run.actor, string(CodeProviderMisconfigured), string(ClassOf(cause))
+	var err error
+	if entry.Scopes, err = r.s.eventScopes(conn.Scopes, ScopeSet{}); err != nil {
+		return Connection{}, serverError(err)
+	}
+	if err := r.s.append(ctx, entry); err != nil {
+		return Connection{}, err
+	}
+	return Connection{}, misconfigured(cause)
+}
+
+// stallAfter is how long those who wait for a refresh go on waiting for the store: a blink of it costs nobody an error.
+const stallAfter = 3 * time.Second
+
+// stall tells those who wait for a refresh that the store does not take what it brought.
+type stall struct {
+	once sync.Once
+	c    chan struct{}
+}
+
+func (s *stall) close() { s.once.Do(func() { close(s.c) }) }
+
+var errStalled = errors.New("the provider has answered, and the store does not take it yet")
+
+// stallOf is the one of the flight that runs or begins.
+func (r *refresher) stallOf(key string) *stall {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stalls[key] == nil {
+		r.stalls[key] = &stall{c: make(chan struct{})}
+	}
+	return r.stalls[key]
+}
+
+func (r *refresher) endStall(key string, ended *stall) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stalls[key] == ended {
+		delete(r.stalls, key)
+	}
+}

@@ -1,0 +1,184 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// Config is what a Service needs. All ports are required.
+type Config struct {
+	Connections Connections
+	Refreshes   Refreshes
+	Schedule    Schedule
+	Shared      SharedGrants
+	Revocations Revocations
+	Consents    Consents
+	Audit       Audit
+	Upstream    Upstream
+	Connectors  Connectors
+	Placement   Placement
+	Cursors     Cursors
+	// Client returns a configured client by id; required. A client that is gone from the configuration asks for nothing more.
+	Client func(id string) (Client, bool)
+
+	// StoreFull, if set, tells that the store has little room left: then no consent begins, so that what there is can go on.
+	StoreFull func() bool
+
+	// PublicURL is what browsers see, without a trailing slash. Links and redirect URIs are made from it alone.
+	PublicURL string
+	// Owner names this process in leases; unique among replicas.
+	Owner string
+	// Now is the clock; required.
+	Now func() time.Time
+	// Random must be cryptographically secure; required (crypto/rand.Reader).
+	Random io.Reader
+	// Log gets what operators must know; required.
+	Log *slog.Logger
+
+	// UpstreamTimeout bounds one request to a provider, from dial to last byte; no provider's own limit may be above it.
+	// A lease lasts that long and some seconds, and so does the wait for a replica that died in a refresh. Default 35 s:
+	// the longest request, and a look-up of metadata before it.
+	UpstreamTimeout time.Duration
+	// PersistTimeout bounds one attempt to store a refreshed token. Default 2 s. Attempts go on until the process ends.
+	PersistTimeout time.Duration
+	// AuditTimeout bounds the writing of the events before a token leaves. Default 250 ms (contract.md).
+	AuditTimeout time.Duration
+	// StoreTimeout bounds any other operation of the store. Default 1 s.
+	StoreTimeout time.Duration
+	// EarlyRefreshes is how many refreshes that nobody waits for may run at the same time for one provider. Default 16; negative: none.
+	EarlyRefreshes int
+	// SweepEvery is the pause between rounds of background work. Default 5 s.
+	SweepEvery time.Duration
+}
+
+// Service holds the use cases. Make it with New, run its background work with Run, and end it with Drain.
+type Service struct {
+	cfg Config
+
+	refresher *refresher
+	early     early
+	telemetry telemetry
+
+	// detached counts work that outlives the request which began it: refreshes, exchanges, completions, revocations, sweeps. Drain waits for it.
+	mu       sync.Mutex
+	draining bool
+	detached sync.WaitGroup
+	killed   chan struct{} // closed when Drain's time is up: what is still running must end
+
+	links singleflight.Group // equal consents asked for at the same time
+}
+
+// New checks the config and makes a Service.
+func New(cfg Config) (*Service, error) {
+	var missing []string
+	for name, absent := range map[string]bool{
+		"Connections": cfg.Connections == nil, "Refreshes": cfg.Refreshes == nil, "Schedule": cfg.Schedule == nil, "Shared": cfg.Shared == nil, "Revocations": cfg.Revocations == nil,
+		"Consents": cfg.Consents == nil, "Audit": cfg.Audit == nil, "Upstream": cfg.Upstream == nil,
+		"Connectors": cfg.Connectors == nil, "Client": cfg.Client == nil, "Placement": cfg.Placement == nil, "Cursors": cfg.Cursors == nil, "PublicURL": cfg.PublicURL == "",
+		"Owner": cfg.Owner == "", "Now": cfg.Now == nil, "Random": cfg.Random == nil, "Log": cfg.Log == nil,
+	} {
+		if absent {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, errors.New("broker: config lacks " + strings.Join(missing, ", "))
+	}
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&cfg.UpstreamTimeout, 35*time.Second)
+	def(&cfg.PersistTimeout, 2*time.Second)
+	def(&cfg.AuditTimeout, 250*time.Millisecond)
+	def(&cfg.StoreTimeout, time.Second)
+	def(&cfg.SweepEvery, 5*time.Second)
+	if cfg.EarlyRefreshes == 0 {
+		cfg.EarlyRefreshes = 16
+	}
+	cfg.PublicURL = strings.TrimSuffix(cfg.PublicURL, "/")
+	t, err := newTelemetry(func(id string) bool { _, ok := cfg.Connectors.Connector(id); return ok })
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly()}
+	s.refresher = newRefresher(s)
+	return s, nil
+}
+
+// Drain lets nothing new begin and waits until detached refreshes and revocations are done, or the context ends: then they
+// are told to end, and Drain waits for that too. Call it once, after the servers that call the Service have stopped.
+func (s *Service) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.detached.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		close(s.killed)
+		<-done
+		return ctx.Err()
+	}
+}
+
+// enter announces detached work; false: the service is draining. Each true needs one leave.
+func (s *Service) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.detached.Add(1)
+	return true
+}
+
+func (s *Service) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+func (s *Service) leave() { s.detached.Done() }
+
+// pause waits; false: the context ended or the service was killed first.
+func (s *Service) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-s.killed:
+		return false
+	}
+}
+
+// pauseUntilKilled waits for work that no caller's context may end.
+func (s *Service) pauseUntilKilled(d time.Duration) bool { return s.pause(context.Background(), d) }
+
+// jitter is a random part of d, so that what happened at the same time does not happen again at the same time.
+func (s *Service) jitter(d time.Duration) time.Duration {
+	var raw [8]byte
+	if _, err := io.ReadFull(s.cfg.Random, raw[:]); err != nil || d <= 0 {
+		return 0
+	}
+	return time.Duration(binary.BigEndian.Uint64(raw[:]) % uint64(d))
+}
+
+// redirectURI is the connector's own (RFC 9700 section 4.4.2).
+func (s *Service) redirectURI(connector string) string {
+	return s.cfg.PublicURL + "/oauth2/callback/" + connector
+}

@@ -1,0 +1,174 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Some providers give everybody who connects the same account through the same OAuth client one and the same grant: one
+// chain of refresh tokens, of which each connection has what it saw last (quirks of Slack's bot tokens). What one of them is
+// given ends what the others hold. So the lease is taken for the grant, the newest tokens are kept for all its holders, each
+// takes them over when it is next asked for its token, and the last one to leave ends it at the provider.
+
+// sharedGrant names the grant of that account, for all who hold it; empty: it is its connection's own.
+func (s *Service) sharedGrant(connector string, account Account) string {
+	if c := s.connector(connector); c.SharedGrants != "" && account.ID != "" {
+		return c.SharedGrants + "\x00" + account.ID
+	}
+	return ""
+}
+
+// HeldByOthers tells whether the connection's grant must not be ended at the provider, because others hold it too, or a
+// consent has made the connection a holder of it again. So it is where that can't be known: their users would all have to
+// consent again.
+func (s *Service) HeldByOthers(ctx context.Context, conn Connection) bool {
+	return s.held(ctx, conn.Connector, conn.Account, conn.holder())
+}
+
+// held is HeldByOthers for a connection or a consent.
+func (s *Service) held(ctx context.Context, connector string, account Account, beside Holder) bool {
+	if s.connector(connector).SharedGrants == "" {
+		return false
+	}
+	name := s.sharedGrant(connector, account)
+	if name == "" {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	n, err := s.cfg.Shared.Holders(ctx, name, beside)
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "who else holds a grant could not be read: it stays at the provider", "connector", connector, "error", err)
+	}
+	return err != nil || n > 0
+}
+
+// newestShared is the generation of the newest tokens of the connection's grant.
+func (s *Service) newestShared(ctx context.Context, conn Connection) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	return s.cfg.Shared.Newest(ctx, conn.SharedGrant)
+}
+
+// revivable tells whether a connection whose refresh token was called dead can go on with what another holder of its grant
+// was given since.
+func (s *Service) revivable(ctx context.Context, conn Connection) bool {
+	if conn.SharedGrant == "" || conn.Status != ConnectionNeedsConsent || conn.Error != ErrorInvalidGrant {
+		return false
+	}
+	now, err := s.newestShared(ctx, conn)
+	return err == nil && now > conn.SharedGeneration
+}
+
+// spread keeps what the consent was given for all who hold the grant: a consent of one of them ends the tokens of the others,
+// also if it is never brought to its end. It returns the generation of the grant; 0: it is the connection's own.
+func (s *Service) spread(ctx context.Context, consent Consent) (int64, error) {
+	name := s.sharedGrant(consent.Connector, consent.Account)
+	if name == "" || consent.Provisional == nil || consent.Provisional.RefreshToken.IsZero() {
+		return 0, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	grant := bounded(*consent.Provisional, s.cfg.Now())
+	grant.Scopes, grant.ScopesReported = grantedScopes(consent, grant), true // others may have asked for other ones
+	return s.cfg.Shared.Spread(ctx, name, consent.ID, grant)
+}
+
+// spreadOn is spread for those who can't fail with it: it goes on behind them until the store has taken it. Until then the
+// consent alone has the tokens of all.
+func (s *Service) spreadOn(ctx context.Context, consent Consent) {
+	_, err := s.spread(ctx, consent)
+	if err == nil {
+		return
+	}
+	s.cfg.Log.WarnContext(ctx, "what a consent was given could not yet be kept for those who hold the same grant", "consent", consent.ID, "error", err)
+	if !s.enter() {
+		return
+	}
+	go func() {
+		defer s.leave()
+		ctx, end := context.WithoutCancel(ctx), s.cfg.Now().Add(ProvisionalLife)
+		for wait := 50 * time.Millisecond; s.cfg.Now().Before(end) && s.pauseUntilKilled(wait); wait = min(2*wait, time.Second) {
+			if _, err := s.spread(ctx, consent); err == nil {
+				return
+			}
+		}
+	}()
+}
+
+// dropConsent ends what a consent that comes to nothing was given: its holders keep it, if there are any, else it ends at the
+// provider.
+func (s *Service) dropConsent(ctx context.Context, consent Consent, grant *Grant) RevokedUpstream {
+	if grant == nil {
+		return RevokedUnsupported
+	}
+	if s.connector(consent.Connector).SharedGrants != "" && grant.Account.ID == "" {
+		upCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, s.cfg.UpstreamTimeout))
+		if identified, err := s.cfg.Upstream.Identify(upCtx, consent.Connector, *grant); err == nil {
+			grant = &identified
+		}
+		cancel()
+	}
+	consent.Provisional, consent.Account = grant, grant.Account
+	s.spreadOn(ctx, consent)
+	req := RevokeRequest{RefreshToken: grant.RefreshToken, AccessToken: grant.AccessToken, Vars: grant.Vars}
+	outcome := RevokedUnsupported
+	if !s.held(ctx, consent.Connector, grant.Account, Holder{ID: consent.ID}) {
+		outcome = s.revokeUpstream(ctx, consent.Connector, req)
+	}
+	if name := s.sharedGrant(consent.Connector, grant.Account); name != "" {
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		defer cancel()
+		if err := s.cfg.Shared.Unmark(ctx, name, consent.ID); err != nil {
+			s.cfg.Log.DebugContext(ctx, "the mark of an ended consent stays on its grant for a while", "consent", consent.ID, "error", err)
+		}
+	}
+	return outcome
+}
+
+// leaveShared ends the connection's holding and tells whether others are left.
+func (s *Service) leaveShared(ctx context.Context, conn Connection) (others bool, err error) {
+	if conn.SharedGrant == "" {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	left, err := s.cfg.Shared.Leave(ctx, conn.SharedGrant, conn.holder())
+	if err != nil {
+		return true, storeError("leave the grant", err)
+	}
+	return left > 0, nil
+}
+
+// errMovedOn: the refresh token was dead because another holder of the grant was given a newer one meanwhile.
+var errMovedOn = errors.New("a newer refresh token of the same grant is there")
+
+// maxMoved bounds how often one run begins anew for that.
+const maxMoved = 3
+
+// movedOn tells whether the grant has newer tokens than those that this lease was given, or whether that can't be known.
+func (r *refresher) movedOn(ctx context.Context, conn Connection, lease Lease) bool {
+	if lease.Shared.Name == "" {
+		return false
+	}
+	now, err := r.s.newestShared(ctx, conn)
+	return err != nil || now > lease.Shared.Generation
+}
+
+// grantOf names the provider's grant behind the connection.
+func grantOf(conn Connection) string {
+	if conn.SharedGrant != "" {
+		return conn.SharedGrant
+	}
+	return conn.ID
+}
+
+// serves tells whether a stored grant will do without a refresh.
+func (r *refresher) serves(grant Grant, w want) bool {
+	if w.key != "" || grant.AccessToken.IsZero() || grant.Never {
+		return false
+	}
+	left := grant.ExpiresAt.Sub(r.s.cfg.Now())
+	return left > 0 && left >= w.minTTL && left > 2*softBand(grant.Lifetime)
+}

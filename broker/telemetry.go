@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const scopeName = "tokenbroker/broker"
+
+// telemetry is the OpenTelemetry side of the use cases. Attributes come from the configuration (connector ids) and from
+// our own lists (codes) alone: no subject, no secret, nothing that a caller could make many of (threats 25 and 27).
+type telemetry struct {
+	tracer    trace.Tracer
+	known     func(connector string) bool
+	tokens    metric.Int64Counter
+	refreshes metric.Int64Counter
+	duration  metric.Float64Histogram
+	consents  metric.Int64Counter
+	circuits  metric.Int64Counter
+}
+
+func newTelemetry(known func(string) bool) (telemetry, error) {
+	meter := otel.Meter(scopeName)
+	t := telemetry{tracer: otel.Tracer(scopeName), known: known}
+	var err error
+	if t.tokens, err = meter.Int64Counter("tokenbroker.token.requests", metric.WithDescription("Token requests by outcome.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.refreshes, err = meter.Int64Counter("tokenbroker.refreshes", metric.WithDescription("Refreshes of grants at providers by outcome.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.duration, err = meter.Float64Histogram("tokenbroker.refresh.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time of a refresh, from the first look at the record to the stored result."),
+		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)); err != nil {
+		return t, fmt.Errorf("make a histogram: %w", err)
+	}
+	if t.consents, err = meter.Int64Counter("tokenbroker.consents", metric.WithDescription("Consents by the status they reached.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.circuits, err = meter.Int64Counter("tokenbroker.provider.circuit", metric.WithDescription("Changes of a provider's circuit: opened when it fails for several grants in a row, closed when it is at work again.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	return t, nil
+}
+
+func (t telemetry) connector(id string) attribute.KeyValue {
+	if !t.known(id) {
+		id = "unknown" // what a caller made up must not become a label
+	}
+	return attribute.String("connector", id)
+}
+
+// begin starts a span; the returned function ends it with the outcome's code.
+func (t telemetry) begin(ctx context.Context, name, connector string) (context.Context, func(error)) {
+	ctx, span := t.tracer.Start(ctx, name, trace.WithAttributes(t.connector(connector)))
+	return ctx, func(err error) {
+		outcome := outcomeOf(err)
+		span.SetAttributes(attribute.String("outcome", outcome))
+		if err != nil && !errors.Is(err, ErrConflict) && isFault(CodeOf(err)) {
+			span.SetStatus(codes.Error, outcome)
+		}
+		span.End()
+	}
+}
+
+func (t telemetry) tokenAnswered(ctx context.Context, connector string, err error) {
+	t.tokens.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("outcome", outcomeOf(err))))
+}
+
+func (t telemetry) refreshed(ctx context.Context, connector string, took time.Duration, err error) {
+	attributes := metric.WithAttributes(t.connector(connector), attribute.String("outcome", outcomeOf(err)))
+	t.refreshes.Add(ctx, 1, attributes)
+	t.duration.Record(ctx, took.Seconds(), attributes)
+}
+
+func (t telemetry) circuit(ctx context.Context, connector, change string) {
+	t.circuits.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("change", change)))
+}
+
+func (t telemetry) consent(ctx context.Context, connector string, status ConsentStatus) {
+	t.consents.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("status", string(status))))
+}
+
+func outcomeOf(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrConflict):
+		return string(ConnectionNeedsConsent) // the grant is over, or the user disconnected: an outcome, no fault
+	}
+	return string(CodeOf(err))
+}
+
+// isFault tells the codes that are somebody's fault from those that are an answer.
+func isFault(code Code) bool {
+	switch code {
+	case CodeServerError, CodeTemporarilyUnavailable, CodeProviderUnavailable, CodeProviderMisconfigured:
+		return true
+	}
+	return false
+}

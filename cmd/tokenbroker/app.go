@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"tokenbroker/api"
+	"tokenbroker/broker"
+	"tokenbroker/providers"
+	"tokenbroker/vault"
+	"tokenbroker/vault/redisstore"
+	"tokenbroker/web"
+)
+
+// appConfig is what differs between serve and dev.
+type appConfig struct {
+	Config *Config
+	Keyset *vault.Keyset
+	// KeysetFile is watched, and read again when it changes; "": the keyset has no file.
+	KeysetFile string
+	// Ephemeral: the Redis is part of this process and ends with it, so whether it keeps things is no question.
+	Ephemeral bool
+	Telemetry *telemetry
+	Log       *slog.Logger
+}
+
+// app is the whole broker, joined.
+type app struct {
+	cfg      appConfig
+	backend  *redisstore.Store
+	store    *vault.Store
+	registry *providers.Registry
+	service  *broker.Service
+	ready    *readiness
+	full     atomic.Bool  // checkMemory
+	handler  http.Handler // what listens on the main address
+}
+
+// newApp joins the parts, in the order in which they need one another. It sends nothing, except to ask Redis whether it
+// keeps what it is given: one that does not is refused, one that does not answer is waited for.
+func newApp(ctx context.Context, cfg appConfig) (*app, error) {
+	a := &app{cfg: cfg}
+	if err := a.join(ctx); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *app) join(ctx context.Context) (err error) {
+	cfg, c := a.cfg, a.cfg.Config
+	if a.backend, err = redisstore.New(c.redisStore()); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	if err := a.refuseVolatile(ctx); err != nil {
+		return err
+	}
+	counted, err := newStoreCounter()
+	if err != nil {
+		return err
+	}
+	if a.store, err = vault.New(vault.Config{
+		Confirm: c.RedisOpts.WaitReplicas > 0 || c.RedisOpts.WaitDisk, Count: counted,
+		Backend: a.backend, Keyset: cfg.Keyset, ReloadKeyset: a.reloadKeyset, SpoolDir: c.SpoolDir, Orphan: a.revokeOrphan,
+		Now: time.Now, Random: rand.Reader, Log: cfg.Log,
+	}); err != nil {
+		return err
+	}
+	if a.registry, err = providers.New(providers.Config{
+		Custom: c.Providers, Connectors: c.Connectors, Now: time.Now, Log: cfg.Log,
+	}); err != nil {
+		return err
+	}
+	owner, err := newOwner()
+	if err != nil {
+		return err
+	}
+	clients := map[string]broker.Client{}
+	var keys []api.ClientKey
+	var tenants []string
+	for _, client := range c.Clients {
+		clients[client.Client.ID] = client.Client
+		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256})
+		if !slices.Contains(tenants, client.Client.Tenant) {
+			tenants = append(tenants, client.Client.Tenant)
+		}
+	}
+	if a.service, err = broker.New(broker.Config{
+		Connections: a.store, Refreshes: a.store, Schedule: a.store, Shared: a.store, Revocations: a.store, Consents: a.store, Audit: a.store, Placement: a.store, Cursors: a.store,
+		Upstream: a.registry, Connectors: a.registry,
+		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
+		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
+	}); err != nil {
+		return err
+	}
+
+	address := clientIP(c.Proxies)
+	rest, err := api.New(api.Config{Service: a.service, Clients: keys, Now: time.Now, Random: rand.Reader, Log: cfg.Log, ClientIP: address})
+	if err != nil {
+		return err
+	}
+	pages, err := web.New(web.Config{
+		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants,
+		ClientIP: address, RequestID: requestID, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	router := newRouter(cfg.Log, address)
+	rest.Register(router)
+	pages.Register(router)
+	router.RouteNotFound("/*", pages.NotFound)
+	a.handler = cfg.Telemetry.instrument(router)
+	a.ready = &readiness{checks: []readyCheck{
+		{name: "redis", run: a.checkRedis}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory},
+		{name: "keyset", run: func(context.Context) trouble { return trouble{} }}, // opened, or there were no app
+	}}
+	return nil
+}
+
+// earlyRefreshes is the setting as the broker has it, where 0 stands for the default.
+func earlyRefreshes(configured int) int {
+	if configured == 0 {
+		return -1
+	}
+	return configured
+}
+
+// newOwner names this process in leases.
+func newOwner() (string, error) {
+	raw := make([]byte, 16)
+	if _, err := rand.Read(raw); err != nil {
+		return "", fmt.Errorf("read random bytes: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw), nil
+}
+
+// startCheckTimeout bounds the question to Redis at start.
+const startCheckTimeout = 3 * time.Second
+
+// refuseVolatile is an error where Redis answers and would lose grants. Where it does not answer, /readyz goes on asking.
+func (a *app) refuseVolatile(ctx context.Context) error {
+	if a.cfg.Ephemeral {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, startCheckTimeout)
+	defer cancel()
+	problems, err := a.backend.CheckDurability(ctx)
+	switch {
+	case err != nil:
+		a.cfg.Log.WarnContext(ctx, "redis does not answer yet; serving begins when it does", "error", err)
+	case len(problems) > 0 && a.cfg.Config.Volatile:
+		a.cfg.Log.WarnContext(ctx, "this redis may lose what it was given, and allow_volatile_redis accepts that", "problems", problems)
+	case len(problems) > 0:
+		return errors.New(volatileText(problems))
+	}
+	return nil
+}
+
+func volatileText(problems []string) string {
+	return "this redis may lose users' grants: " + strings.Join(problems, "; ") + "; mend it, or accept the loss with allow_volatile_redis: true"
+}
+
+func (a *app) checkRedis(ctx context.Context) trouble {
+	err := a.backend.Health(ctx)
+	if err == nil {
+		return trouble{}
+	}
+	// Of a cluster some masters may work: whoever takes this process out of service for the others' sake stops everybody.
+	var partial *redisstore.PartialError
+	return trouble{text: err.Error(), serves: errors.As(err, &partial)}
+}
+
+func (a *app) checkDurability(ctx context.Context) trouble {
+	if a.cfg.Config.Volatile || a.cfg.Ephemeral {
+		return trouble{}
+	}
+	problems, err := a.backend.CheckDurability(ctx)
+	switch {
+	case err != nil:
+		return trouble{text: "unknown while redis does not answer", serves: true} // the check of redis decides
+	case len(problems) > 0:
+		return trouble{text: volatileText(problems)}
+	}
+	return trouble{}
+}
+
+// memoryLimit is the part of the store's memory from which on no consent begins: what is left is for refreshes, and for the
+// events of tokens. At the limit itself a Redis refuses every write that needs memory.
+const memoryLimit = 0.9
+
+// checkMemory also keeps what it finds, for those who begin consents.
+func (a *app) checkMemory(ctx context.Context) trouble {
+	used, err := a.backend.Fullness(ctx)
+	if err != nil {
+		return trouble{text: "unknown while redis does not answer", serves: true}
+	}
+	a.full.Store(used >= memoryLimit)
+	if used < memoryLimit {
+		return trouble{}
+	}
+	return trouble{serves: true, text: "redis uses 90 % of its maxmemory or more: no new consent begins; give it more memory, or delete what is not the broker's"}
+}
+
+// revokeOrphan ends, at the provider, a grant that the spool held for a connection which was revoked meanwhile or became
+// another account's. An error means that it is worth another try.
+func (a *app) revokeOrphan(ctx context.Context, conn broker.Connection, grant broker.Grant) error {
+	if a.service.HeldByOthers(ctx, conn) {
+		return nil
+	}
+	err := a.registry.Revoke(ctx, conn.Connector, broker.RevokeRequest{RefreshToken: grant.RefreshToken, AccessToken: grant.AccessToken, Vars: conn.Vars})
+	switch {
+	case err == nil, errors.Is(err, broker.ErrRevokeUnsupported):
+		return nil
+	case broker.ClassOf(err) == broker.ClassRefused, broker.ClassOf(err) == broker.ClassGrantDead:
+		// The provider has understood and will not: asking again would change nothing.
+		a.cfg.Log.WarnContext(ctx, "a provider refused to revoke a grant that nobody needs", "connection", conn.ID, "connector", conn.Connector, "error", err)
+		return nil
+	}
+	return fmt.Errorf("revoke at the provider: %w", err)
+}
+
+// reloadKeyset reads the keyset file again.
+func (a *app) reloadKeyset() error {
+	if a.cfg.KeysetFile == "" {
+		return nil
+	}
+	content, err := vault.ReadKeysetFile(a.cfg.KeysetFile)
+	if err != nil {
+		return err
+	}
+	return a.cfg.Keyset.Reload(content)
+}
+
+// close releases what newApp made, the users of a thing before the thing.
+func (a *app) close() {
+	if a.store != nil {
+		a.store.Close()
+	}
+	if a.registry != nil {
+		a.registry.Close()
+	}
+	if a.backend != nil {
+		_ = a.backend.Close()
+	}
+}

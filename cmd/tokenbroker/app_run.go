@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// watchEvery is how often the keyset file and the readiness are looked at.
+const watchEvery = 2 * time.Second
+
+// run listens and serves until ctx ends, and then ends in order; started is told the addresses. Its error is nil if
+// everything that had begun was also finished.
+func (a *app) run(ctx context.Context, started func(main, ops string)) error {
+	c := a.cfg.Config
+	main, err := listen(ctx, "listen", c.Listen, a.handler, a.cfg.Log)
+	if err != nil {
+		return err
+	}
+	ops, err := listen(ctx, "ops_listen", c.OpsListen, opsHandler(a.ready, a.cfg.Telemetry.handler()), a.cfg.Log)
+	if err != nil {
+		_ = main.socket.Close()
+		return err
+	}
+
+	// The background work stops before the service is drained, but after the last request.
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var workers sync.WaitGroup
+	for _, work := range []func(context.Context) error{a.service.Run, a.store.Run, a.watchKeyset, a.watchReadiness} {
+		workers.Go(func() {
+			if err := work(background); err != nil && background.Err() == nil {
+				a.cfg.Log.Error("background work ended", "error", err)
+			}
+		})
+	}
+	main.start()
+	ops.start()
+	started(main.address(), ops.address())
+
+	select {
+	case <-ctx.Done():
+	case <-main.done:
+	case <-ops.done:
+	}
+
+	a.ready.draining.Store(true)
+	a.cfg.Log.Info("ending", "delay", c.ShutdownDelay.String(), "timeout", c.ShutdownTimeout.String())
+	wait(main.done, c.ShutdownDelay)
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
+	defer cancel()
+	failed := main.shutdown(deadline)
+	stop()
+	workers.Wait()
+	if err := a.service.Drain(deadline); err != nil {
+		failed = errors.Join(failed, fmt.Errorf("refreshes or revocations were still running: %w", err))
+	}
+	// What the drain left in the spool gets one more chance now; the next start has the rest.
+	flush, cancelFlush := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancelFlush()
+	if err := a.store.ReplaySpool(flush); err != nil {
+		a.cfg.Log.Warn("the spool keeps what redis does not take now; start again with the same spool_dir", "error", err)
+	}
+	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancelLast()
+	failed = errors.Join(failed, ops.shutdown(last))
+	a.close()
+	a.cfg.Log.Info("ended")
+	return failed
+}
+
+// wait passes the time until d is over or done is closed.
+func wait(done <-chan struct{}, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
+	}
+}
+
+// every calls look now and then until ctx ends.
+func every(ctx context.Context, d time.Duration, look func()) {
+	ticker := time.NewTicker(d)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			look()
+		}
+	}
+}
+
+// watchKeyset takes up a rotated keyset without a restart.
+func (a *app) watchKeyset(ctx context.Context) error {
+	if a.cfg.KeysetFile == "" {
+		return nil
+	}
+	stamp := func() (time.Time, int64) {
+		info, err := os.Stat(a.cfg.KeysetFile)
+		if err != nil {
+			return time.Time{}, 0
+		}
+		return info.ModTime(), info.Size()
+	}
+	changed, size := stamp()
+	every(ctx, watchEvery, func() {
+		c, s := stamp()
+		if c.Equal(changed) && s == size {
+			return
+		}
+		changed, size = c, s
+		if err := a.reloadKeyset(); err != nil {
+			a.cfg.Log.ErrorContext(ctx, "the changed keyset file is not used; the keys in memory still are", "error", err)
+			return
+		}
+		a.cfg.Log.InfoContext(ctx, "keyset read again")
+	})
+	return nil
+}
+
+// watchReadiness logs what /readyz would say whenever that changes.
+func (a *app) watchReadiness(ctx context.Context) error {
+	var before map[string]string
+	look := func() {
+		ready, checks := a.ready.report(ctx)
+		if ctx.Err() != nil || a.ready.draining.Load() || maps.Equal(checks, before) {
+			return // that it is ending is no news to whoever ends it
+		}
+		before = checks
+		args := []any{"ready", ready}
+		for _, name := range slices.Sorted(maps.Keys(checks)) {
+			args = append(args, name, checks[name])
+		}
+		if ready {
+			a.cfg.Log.InfoContext(ctx, "readiness", args...)
+		} else {
+			a.cfg.Log.WarnContext(ctx, "readiness", args...)
+		}
+	}
+	look()
+	every(ctx, watchEvery, look)
+	return nil
+}

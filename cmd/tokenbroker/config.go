@@ -1,0 +1,237 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"tokenbroker/broker"
+	"tokenbroker/providers"
+	"tokenbroker/vault"
+)
+
+// Config is the configuration file, checked. Relative paths in it are resolved already: they count from the folder of
+// the file, so that a service manager's working directory does not matter.
+type Config struct {
+	Listen     string // host:port for the API, consent pages and dashboard; default 127.0.0.1:8080
+	OpsListen  string // host:port for health and metrics; default 127.0.0.1:9090
+	PublicURL  string // what browsers see: scheme and host, no trailing slash
+	Proxies    []netip.Prefix
+	Redis      broker.Secret // a URL; it may hold a password
+	RedisOpts  RedisConfig
+	Volatile   bool // allow_volatile_redis
+	Keyset     KeysetConfig
+	Keys       *vault.Keyset // of Keyset, opened
+	SpoolDir   string        // "": no spool
+	Dashboard  DashboardConfig
+	Clients    []ClientConfig
+	Connectors []providers.ConnectorConfig
+	Providers  []*providers.Definition // custom ones
+
+	LogLevel slog.Level // default info
+	// ShutdownDelay is how long /readyz says no before the listener closes, so that load balancers look elsewhere first;
+	// default 1 s. ShutdownTimeout bounds what follows; default 60 s. Only a request for tokens that is on the wire then is
+	// still waited for, up to 35 s: cut off, it could cost a refresh token.
+	ShutdownDelay   time.Duration
+	ShutdownTimeout time.Duration
+
+	// EarlyRefreshes is how many grants of one provider this process refreshes ahead of need at the same time; default 16,
+	// 0: it refreshes when somebody asks.
+	EarlyRefreshes int
+
+	// Notes are not problems, but the operator should know them.
+	Notes []string
+}
+
+// KeysetConfig says where the encryption keys are.
+type KeysetConfig struct {
+	File string
+	KEK  string // env:NAME or a KMS key URI; a reference, no secret
+}
+
+// DashboardConfig is the operators' login.
+type DashboardConfig struct {
+	TokenSHA256 string // 64 lower-case hex digits, or "": the dashboard is not enabled
+}
+
+// ClientConfig is a client with the hashes of its API keys.
+type ClientConfig struct {
+	Client    broker.Client
+	KeySHA256 [][32]byte
+}
+
+// LoadConfig reads and checks the file, and opens the keyset that it names. An error of type *configError lists all that
+// is wrong with it.
+func LoadConfig(file string, env environment) (*Config, error) {
+	data, err := env.readFile(file, maxConfigSize)
+	if err != nil {
+		return nil, fmt.Errorf("the configuration %s cannot be read: %s; name another with --config", file, withoutPath(err))
+	}
+	s := newSource(file, env)
+	root := s.parse(data)
+	if root == nil {
+		return nil, s.err()
+	}
+	cfg := s.config(root)
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	cfg.Notes = s.notes
+	return cfg, nil
+}
+
+// config reads the top level.
+func (s *source) config(root *yaml.Node) *Config {
+	cfg := &Config{}
+	o, ok := s.object(root, "", "listen", "ops_listen", "public_url", "trusted_proxies", "redis", "allow_volatile_redis", "keyset",
+		"spool_dir", "dashboard", "clients", "connectors", "providers", "log_level", "shutdown_delay", "shutdown_timeout",
+		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes")
+	if !ok {
+		return cfg
+	}
+	o.need("public_url", "https://tokens.example.com")
+	o.need("redis", "redis://127.0.0.1:6379/0")
+	o.need("keyset", "{file: keyset.json, kek: env:TOKENBROKER_KEK}")
+
+	cfg.Listen = o.text("listen", "127.0.0.1:8080", listenAddress)
+	cfg.OpsListen = o.text("ops_listen", "127.0.0.1:9090", listenAddress)
+	if cfg.Listen == cfg.OpsListen && !strings.HasSuffix(cfg.Listen, ":0") {
+		s.report(o.node, "listen and ops_listen are both %s; users must not reach what is on ops_listen, so give it another port", cfg.Listen)
+	}
+	cfg.PublicURL = o.text("public_url", "", publicURL)
+	cfg.Proxies = o.prefixes("trusted_proxies")
+	if redis, given := o.secret("redis"); given {
+		if err := redisURL(redis.Reveal()); err != nil {
+			o.fail("redis", "", o.get("redis"), "%s", err)
+		}
+		cfg.Redis = redis
+	}
+	cfg.RedisOpts = o.redisOptions()
+	cfg.Volatile = o.truth("allow_volatile_redis")
+	cfg.Keyset, cfg.Keys = o.keyset()
+	if dir := o.text("spool_dir", "", anyPath); dir != "" {
+		cfg.SpoolDir = s.path(dir)
+	}
+	cfg.Dashboard = o.dashboard()
+	cfg.LogLevel = o.logLevel()
+	cfg.ShutdownDelay = o.duration("shutdown_delay", time.Second, 0, 5*time.Minute)
+	cfg.ShutdownTimeout = o.duration("shutdown_timeout", time.Minute, time.Second, time.Hour)
+
+	cfg.EarlyRefreshes = o.number("early_refreshes", 16, 0, 1000)
+
+	cfg.Connectors = o.connectors()
+	cfg.Providers = o.providers(cfg.Connectors)
+	cfg.Clients = o.clients(cfg.Connectors)
+	return cfg
+}
+
+// prefixes reads networks in CIDR form; a single address is a network of one.
+func (o object) prefixes(key string) []netip.Prefix {
+	var out []netip.Prefix
+	items, _ := o.texts(key, func(text string) (string, error) {
+		if address, err := netip.ParseAddr(text); err == nil {
+			return netip.PrefixFrom(address, address.BitLen()).String(), nil
+		}
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return "", errors.New("must be a network such as 10.0.0.0/8")
+		}
+		if prefix != prefix.Masked() {
+			return "", fmt.Errorf("has address bits beyond its length; write %s", prefix.Masked())
+		}
+		return prefix.String(), nil
+	})
+	for _, i := range items {
+		out = append(out, netip.MustParsePrefix(i.text))
+	}
+	return out
+}
+
+func (o object) keyset() (KeysetConfig, *vault.Keyset) {
+	n := o.get("keyset")
+	if n == nil {
+		return KeysetConfig{}, nil
+	}
+	k, ok := o.s.object(n, "keyset", "file", "kek")
+	if !ok {
+		return KeysetConfig{}, nil
+	}
+	k.need("file", "keyset.json")
+	k.need("kek", "env:TOKENBROKER_KEK")
+	out := KeysetConfig{KEK: k.text("kek", "", kekReference)}
+	if file := k.text("file", "", anyPath); file != "" {
+		out.File = o.s.path(file)
+	}
+	return out, k.openKeyset(out)
+}
+
+// openKeyset opens the keyset for real, so that what would end serve is a problem of the file, with the line of the key
+// that is to blame.
+func (o object) openKeyset(cfg KeysetConfig) *vault.Keyset {
+	var kek vault.KEK
+	var content []byte
+	var err error
+	if cfg.KEK != "" {
+		if kek, err = parseKEK(cfg.KEK, o.s.env); err != nil {
+			o.fail("kek", ":", o.get("kek"), "%s", err)
+		}
+	}
+	if cfg.File != "" {
+		if content, err = readKeysetFile(cfg.File, cfg.KEK, o.s.env); err != nil {
+			o.fail("file", ":", o.get("file"), "%s", err)
+		}
+	}
+	if kek == nil || content == nil {
+		return nil
+	}
+	keys, err := withKEK(cfg.File, cfg.KEK, kek, func(kek vault.KEK) (*vault.Keyset, error) { return vault.OpenKeyset(content, kek) })
+	if err != nil {
+		key := "file"
+		if errors.Is(err, errOtherKEK) {
+			key = "kek"
+		}
+		o.fail(key, ":", o.get(key), "%s", err)
+	}
+	return keys
+}
+
+func (o object) dashboard() DashboardConfig {
+	n := o.get("dashboard")
+	if n == nil {
+		return DashboardConfig{}
+	}
+	d, ok := o.s.object(n, "dashboard", "token_sha256")
+	if !ok {
+		return DashboardConfig{}
+	}
+	node, text, ok := d.scalar("token_sha256")
+	if !ok {
+		return DashboardConfig{}
+	}
+	digest, err := sha256Hex(text)
+	if err != nil {
+		o.s.report(node, "dashboard.token_sha256 %s", err)
+		return DashboardConfig{}
+	}
+	return DashboardConfig{TokenSHA256: hex.EncodeToString(digest[:])}
+}
+
+func (o object) logLevel() slog.Level {
+	levels := []string{"debug", "info", "warn", "error"}
+	text := o.text("log_level", "info", func(text string) (string, error) {
+		if !slices.Contains(levels, text) {
+			return "", errors.New("must be one of " + strings.Join(levels, ", "))
+		}
+		return text, nil
+	})
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(text))
+	return level
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"text/tabwriter"
+
+	"tokenbroker/vault"
+)
+
+type keysetCommand struct {
+	Create keysetCreateCommand `cmd:"" help:"Make a new keyset file."`
+	Rotate keysetRotateCommand `cmd:"" help:"Add a key and make it primary; old keys still decrypt."`
+	List   keysetListCommand   `cmd:"" help:"List the keys, without their material."`
+}
+
+type keysetCreateCommand struct {
+	Out string `required:"" placeholder:"FILE" help:"The file to make; it must not exist."`
+	Kek string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME, a variable with 32 random bytes in base64."`
+}
+
+// Run makes the file, readable for its owner alone.
+func (c *keysetCreateCommand) Run(con *console) error {
+	kek, err := parseKEK(c.Kek, con.env)
+	if err != nil {
+		return err
+	}
+	content, err := vault.CreateKeyset(kek)
+	if err != nil {
+		return err
+	}
+	if err := vault.CreateKeysetFile(c.Out, content); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(con.out, "%s holds a new keyset. Keep a copy of it, and of the KEK in another place: without both, nothing that they sealed can be read.\n", c.Out)
+	return nil
+}
+
+// keysetFlags name an existing keyset.
+type keysetFlags struct {
+	File string `required:"" placeholder:"FILE" help:"The keyset file."`
+	Kek  string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME."`
+}
+
+func (f keysetFlags) read(env environment) ([]byte, vault.KEK, error) {
+	kek, err := parseKEK(f.Kek, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := readKeysetFile(f.File, f.Kek, env)
+	return content, kek, err
+}
+
+type keysetRotateCommand struct{ keysetFlags }
+
+// Run replaces the file at once, so that a running broker reads the old or the new one.
+func (c *keysetRotateCommand) Run(con *console) error {
+	content, kek, err := c.read(con.env)
+	if err != nil {
+		return err
+	}
+	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.RotateKeyset(content, kek) })
+	if err != nil {
+		return err
+	}
+	if err := vault.ReplaceKeysetFile(c.File, rotated); err != nil {
+		return err
+	}
+	keys, err := vault.ListKeyset(rotated, kek)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if key.Primary {
+			_, _ = fmt.Fprintf(con.out, "%s: key %d is primary now; %s in all. Running brokers take it up by themselves; copy the file to replicas that have their own.\n", c.File, key.ID, count(len(keys), "key"))
+		}
+	}
+	return nil
+}
+
+type keysetListCommand struct{ keysetFlags }
+
+// Run prints ids and states.
+func (c *keysetListCommand) Run(con *console) error {
+	content, kek, err := c.read(con.env)
+	if err != nil {
+		return err
+	}
+	keys, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]vault.KeyInfo, error) { return vault.ListKeyset(content, kek) })
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "KEY\tSTATUS\tPRIMARY")
+	for _, key := range keys {
+		primary := "no"
+		if key.Primary {
+			primary = "yes"
+		}
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\n", key.ID, key.Status, primary)
+	}
+	return table.Flush()
+}
+
+// parseKEK reads the KEK through the environment given.
+func parseKEK(uri string, env environment) (vault.KEK, error) {
+	return vault.ParseKEK(uri, func(name string) string {
+		value, _ := env.lookup(name)
+		return value
+	})
+}
+
+// readKeysetFile says what to do where there is none.
+func readKeysetFile(path, reference string, env environment) ([]byte, error) {
+	content, err := env.readKeyset(path)
+	if errors.Is(err, os.ErrNotExist) {
+		if reference == "" {
+			reference = "env:NAME"
+		}
+		return nil, fmt.Errorf("there is no keyset file %s; make one: tokenbroker keyset create --out %s --kek %s", path, path, reference)
+	}
+	return content, err
+}
+
+// errOtherKEK: the keyset was created with another KEK.
+var errOtherKEK = errors.New("it is another one than the keyset was created with")
+
+// watchedKEK notices that it could not open what it was given. The library above passes that on as text alone.
+type watchedKEK struct {
+	vault.KEK
+	refused atomic.Bool
+}
+
+func (w *watchedKEK) Decrypt(ciphertext, associatedData []byte) ([]byte, error) {
+	plaintext, err := w.KEK.Decrypt(ciphertext, associatedData)
+	if err != nil {
+		w.refused.Store(true)
+	}
+	return plaintext, err
+}
+
+// withKEK does something with the keyset file, and tells a wrong KEK (errOtherKEK) from everything else.
+func withKEK[T any](file, reference string, kek vault.KEK, do func(vault.KEK) (T, error)) (T, error) {
+	watched := &watchedKEK{KEK: kek}
+	result, err := do(watched)
+	switch {
+	case err == nil:
+	case watched.refused.Load():
+		err = fmt.Errorf("the key in %s does not open %s: %w; put that one there, or give the file that belongs to this one", reference, file, errOtherKEK)
+	default:
+		err = fmt.Errorf("%s: %w", file, err)
+	}
+	return result, err
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+)
+
+type serveCommand struct {
+	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+}
+
+// Run serves until a signal. It reads as the parts depend on one another: configuration and keys, log, telemetry, and then
+// newApp for the rest.
+func (c *serveCommand) Run(ctx context.Context, con *console) error {
+	if err := harden(); err != nil {
+		return err
+	}
+	cfg, err := LoadConfig(c.Config, con.env)
+	if err != nil {
+		return err
+	}
+	log := newLogger(con.err, cfg.LogLevel)
+	adoptLibraryLogs(log)
+	telemetry, err := startTelemetry(ctx, telemetryConfig{Lookup: con.env.lookup, Log: log})
+	if err != nil {
+		return err
+	}
+	defer endTelemetry(ctx, telemetry, log)
+
+	a, err := newApp(ctx, appConfig{Config: cfg, Keyset: cfg.Keys, KeysetFile: cfg.Keyset.File, Telemetry: telemetry, Log: log})
+	if err != nil {
+		return err
+	}
+	v, commit := buildVersion()
+	return a.run(ctx, func(main, ops string) {
+		log.Info("serving", "listen", main, "ops_listen", ops, "public_url", cfg.PublicURL, "version", v, "commit", commit)
+		for _, note := range cfg.Notes {
+			log.Warn(note)
+		}
+	})
+}

@@ -1,0 +1,27 @@
+// Package providers speaks to authorization servers. It implements two ports of broker: Connectors (what may be asked)
+// and Upstream (authorization URL, exchange, refresh, identify, revoke).
+//
+// A provider is data: a Definition, one YAML file in catalogue/ or an entry under providers: in the operator's
+// configuration, in the same schema (README.md). There is one client for all of them. What a provider does differently
+// is a key of its definition; no file here names a provider.
+//
+// Reading order:
+//
+//	definition.go   the schema: every key, its default and where it comes from
+//	strict.go       YAML into definitions: unknown and repeated keys are errors with their line
+//	validate.go     what a definition must fulfil; all problems at once
+//	url.go          which addresses are acceptable, and how {placeholders} are filled
+//	catalogue.go    the built-in definitions
+//	registry.go     New: definitions and connectors become servers, the Connectors port
+//	authorize.go    the authorization request, the fingerprint of a flow
+//	token.go        Exchange and Refresh
+//	answer.go       reading a token response so that a refresh token in it is never lost
+//	errors.go       what a failed answer means
+//	identify.go     whose account it is        revoke.go    ending a grant
+//	resolve.go      which endpoints a request goes to: stated ones first, then discovery.go (RFC 8414, OpenID Connect)
+//	client.go       one request, no redirects, no repeats, bounded; transport.go decides which addresses may be dialled
+//	telemetry.go    spans and durations
+//
+// The package never logs, returns in errors or records in spans what a provider sends: it may echo secrets. It reads no
+// environment, starts no goroutine of its own, and takes the clock from outside.
+package providers

@@ -1,0 +1,192 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+const (
+	// alternateLife is how long a late refresh token is kept; maxAlternates how many are offered.
+	alternateLife = time.Hour
+	maxAlternates = 3
+	// keepAttempts bounds how often keepAlternate looks again because the record moved on.
+	keepAttempts = 5
+	// fieldKept, among the alternates, counts how often one was put there: who calls a grant dead has to know them all.
+	fieldKept = "n"
+)
+
+// errDeadMeanwhile: the grant was called dead before its alternate could be kept.
+var errDeadMeanwhile = errors.New("the grant was called dead meanwhile")
+
+// keepAlternate keeps the refresh token of a late commit for an hour, if it is of the account that the connection has
+// now. ErrNotFound if there is no such connection any more: revoked, erased, or another account's. It repeats itself
+// without harm.
+func (s *Store) keepAlternate(ctx context.Context, c commit) error {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	for range keepAttempts {
+		now, record, err := s.load(ctx, c.lease.Tenant, c.lease.Connection)
+		switch {
+		case errors.Is(err, broker.ErrIntegrity):
+			now.Account = broker.Account{} // what does not open names no account
+		case err != nil:
+			return fmt.Errorf("keep alternate: %w", err)
+		case s.calledDead(c, now, record):
+			return errDeadMeanwhile
+		}
+		// A refresh never changes the account, so without a consent since the lease it is the same, known or not.
+		consented, err := strconv.ParseInt(string(record[fieldConsented]), 10, 64)
+		if err != nil {
+			consented = math.MaxInt64
+		}
+		had, has := c.conn.Account.ID, now.Account.ID
+		switch {
+		case consented <= c.lease.Generation, has != "" && has == had:
+		case has != "" && had != "":
+			return fmt.Errorf("keep alternate: the connection is another account's now: %w", broker.ErrNotFound)
+		default:
+			// Of the same account or not: nobody knows. Used, it might serve the wrong one; revoked, it might end the new grant.
+			s.cfg.Log.InfoContext(ctx, "late refresh token not kept: its account is not known to be the connection's", "connection", c.conn.ID)
+			return nil
+		}
+		if kept, err := s.putAlternate(ctx, c, now, record); err != nil || kept {
+			return err
+		}
+	}
+	return errors.New("keep alternate: the connection keeps changing")
+}
+
+// putAlternate stores it if the record is still as it was seen: a consent behind that takes it away again, one before it must
+// be looked at.
+func (s *Store) putAlternate(ctx context.Context, c commit, now broker.Connection, seen map[string][]byte) (bool, error) {
+	shard, err := shardOf(c.lease.Connection)
+	if err != nil {
+		return false, err
+	}
+	value, err := s.sealAlternate(c.conn, c.grant.RefreshToken)
+	if err != nil {
+		return false, err
+	}
+	fields := []string{c.id, value}
+	if c.outlives(now, seen) {
+		fields = append(fields, s.successorOf(seen, c.id)...)
+	}
+	record, key := connectionKey(shard, c.lease.Connection), alternatesKey(shard, c.lease.Connection)
+	r, err := s.trails.direct(ctx, Step{
+		Checks: []Check{
+			{Key: record, Field: fieldTenant, Kind: CheckEqual, Value: c.lease.Tenant},
+			{Key: record, Field: fieldStatus, Kind: CheckNot, Value: string(broker.ConnectionRevoked)},
+			{Key: record, Field: fieldGeneration, Kind: CheckEqual, Value: string(seen[fieldGeneration])},
+		},
+		Writes: []Write{
+			{Kind: WriteHashSet, Key: key, Args: fields},
+			{Kind: WriteHashIncrement, Key: key, Args: []string{fieldKept, "1"}},
+			{Kind: WriteExpireIn, Key: key, Args: []string{strconv.FormatInt(alternateLife.Milliseconds(), 10)}},
+		},
+	})
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("keep alternate: %w", err)
+	case r.Verdict == VerdictRefused && r.Refused < 2:
+		return false, fmt.Errorf("keep alternate: %w", broker.ErrNotFound)
+	}
+	return r.Verdict != VerdictRefused, nil
+}
+
+// calledDead tells that the grant of the commit was called dead, though nobody has tried this refresh token, and that no
+// consent came since.
+func (s *Store) calledDead(c commit, now broker.Connection, record map[string][]byte) bool {
+	return now.Status == broker.ConnectionNeedsConsent && s.helps(c, now, record) && now.Account.ID == c.conn.Account.ID && consentedOf(record) <= c.lease.Generation
+}
+
+// Alternates implements broker.Refreshes. The seal of each names the account whose it is; one that does not open for
+// conn's is left out. What waits in this process's spool is as good as one. FailRefresh, should it call the grant dead at
+// conn's generation, makes sure that none was put there since.
+func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broker.Secret, error) {
+	shard, err := shardOf(conn.ID)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.hashes(ctx, alternatesKey(shard, conn.ID))
+	if err != nil {
+		return nil, err
+	}
+	s.kept.put(epochKey{id: conn.ID, generation: conn.Generation}, string(found[0][fieldKept]))
+	var values []string
+	for field, v := range found[0] {
+		// When they end is the store's to say: this clock may be wrong, or that of whoever put them there.
+		if field != fieldKept && field != fieldSuccessor {
+			values = append(values, string(v))
+		}
+	}
+	slices.Sort(values) // each begins with its end
+	slices.Reverse(values)
+	tokens := s.spooledTokens(ctx, conn)
+	for _, v := range values[:min(maxAlternates, len(values))] {
+		token, err := s.openAlternate(conn, []byte(v))
+		if err != nil {
+			s.cfg.Log.ErrorContext(ctx, "alternate refresh token does not open for this account", "connection", conn.ID, "error", err)
+			continue
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
+}
+
+// spooledTokens are the refresh tokens of the connection that wait in this process's spool: there are none but in trouble. What
+// is settled is used by now, unless the store was set back to before it.
+func (s *Store) spooledTokens(ctx context.Context, conn broker.Connection) []broker.Secret {
+	if s.spool == nil {
+		return nil
+	}
+	ids, settled, err := s.spool.waiting(ctx)
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "spool not looked through for a refresh token", "error", err)
+	}
+	var tokens []broker.Secret
+	look := func(id, suffix string, counts func(commit) bool) {
+		c, err := s.spool.readFile(ctx, id, suffix)
+		same := err == nil && c.lease.Tenant == conn.Tenant && c.lease.Connection == conn.ID && c.conn.Account.ID == conn.Account.ID
+		if same && !c.grant.RefreshToken.IsZero() && counts(c) {
+			tokens = append(tokens, c.grant.RefreshToken)
+		}
+	}
+	for _, id := range ids {
+		look(id, spoolSuffix, func(commit) bool { return true })
+	}
+	_, here := s.spool.settledHere()
+	for _, id := range settled {
+		if owner, own := here[id]; own && owner != conn.ID {
+			continue // there are as many as refreshes in the last minute
+		}
+		look(id, settledSuffix, func(c commit) bool { return s.setBack(ctx, conn, c) })
+	}
+	return tokens
+}
+
+// setBack tells that the store has the record as conn is, with a refresh token from before the settled commit. Beside any other
+// record the commit's token may be the record's own, or used.
+func (s *Store) setBack(ctx context.Context, conn broker.Connection, c commit) bool {
+	now, record, err := s.load(ctx, conn.Tenant, conn.ID)
+	return err == nil && now.Generation == conn.Generation && consentedOf(record) <= c.lease.Generation && c.outlives(now, record)
+}
+
+// keptCheck demands that there are no other alternates than those that Alternates found at that generation, if it was asked.
+func (s *Store) keptCheck(shard byte, id string, generation int64) []Check {
+	seen, asked := s.kept.get(epochKey{id: id, generation: generation})
+	check := Check{Key: alternatesKey(shard, id), Field: fieldKept, Kind: CheckEqual, Value: seen}
+	switch {
+	case !asked:
+		return nil
+	case seen == "":
+		check.Kind = CheckAbsent
+	}
+	return []Check{check}
+}

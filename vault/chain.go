@@ -1,0 +1,408 @@
+package vault
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxBatch bounds how many steps go to the store in one round trip.
+	maxBatch = 64
+	// maxLanded bounds how many late outcomes a chain remembers.
+	maxLanded = 1024
+	// defaultTimeout ends a write whose caller set no deadline.
+	defaultTimeout = 10 * time.Second
+)
+
+// chains carries out the steps that append to the audit trail. Steps of one stream are sent together: while a round trip
+// is under way others queue up and go with the next one, so nobody waits longer than for the trip before.
+type chains struct {
+	backend Backend
+	seals   *sealer
+	random  io.Reader
+	ioTime  time.Duration // bounds one round trip
+	// looks counts how often this process began to look for what the store had lost.
+	looks atomic.Uint64
+
+	mu       sync.Mutex
+	streams  map[trailName]*chain
+	nameless uint64
+	workers  sync.WaitGroup
+}
+
+// chain is this process's chain in one stream. The fields below queue belong to the worker alone; there is at most one.
+type chain struct {
+	name trailName
+
+	mu      sync.Mutex
+	queue   []*chainOp
+	working bool
+
+	at      position // the confirmed end: acknowledged by the store, or found there
+	head    string   // at, encoded; "" before the first entry
+	resumes *position
+	looked  bool             // before the first entry: found is filled
+	found   []position       // where other chains ended then
+	known   []attestation    // stream ids of confirmed entries that no confirmed entry attests yet
+	doubts  map[string]doubt // sent, outcome unknown, by the head that each would leave
+	landed  map[string]bool  // ids of steps in doubt that turned out to have been applied
+	failed  uint64           // rounds that the store did not answer whole
+}
+
+// chainOp is a step on its way.
+type chainOp struct {
+	ctx    context.Context
+	id     string // write id: a caller who repeats a step repeats it too
+	step   Step
+	drafts []draft
+	done   chan Result // buffered
+
+	// Of the present round.
+	next     position
+	nextHead string
+	attested int
+	entries  int
+}
+
+// do carries out the step with its entries, and sends it again until the outcome is known or the context ends.
+func (t *chains) do(ctx context.Context, name trailName, id string, step Step, drafts []draft) (Result, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	if len(drafts) == 0 {
+		return t.direct(ctx, step)
+	}
+	c, number := t.chain(name)
+	if id == "" {
+		id = "#" + strconv.FormatUint(number, 10)
+	}
+	op := &chainOp{ctx: ctx, id: id, step: step, drafts: drafts, done: make(chan Result, 1)}
+	c.mu.Lock()
+	c.queue = append(c.queue, op)
+	if !c.working {
+		c.working = true
+		t.workers.Add(1)
+		go func() {
+			defer t.workers.Done()
+			t.work(c)
+		}()
+	}
+	c.mu.Unlock()
+	select {
+	case r := <-op.done:
+		return r, r.Err
+	case <-ctx.Done():
+		select {
+		case r := <-op.done:
+			return r, r.Err
+		default:
+			// It may still land. The worker remembers it, so a repetition is recognised.
+			return Result{}, fmt.Errorf("append to audit trail: %w", ctx.Err())
+		}
+	}
+}
+
+// direct carries out a step without entries. Each such step has a check that recognises its repetition.
+func (t *chains) direct(ctx context.Context, step Step) (Result, error) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		trip, cancel := context.WithTimeout(ctx, t.ioTime)
+		r := t.apply(trip, []Step{step})[0]
+		cancel()
+		if r.Err == nil {
+			return r, nil
+		}
+		if !sleep(ctx, pause) {
+			return Result{}, fmt.Errorf("write: %w", r.Err)
+		}
+	}
+}
+
+func (t *chains) apply(ctx context.Context, steps []Step) []Result {
+	looks := t.looks.Load()
+	results := t.backend.Apply(ctx, steps)
+	overtaken := t.looks.Load() != looks
+	for i := range results {
+		results[i].overtaken = overtaken
+	}
+	return results
+}
+
+// Between attempts.
+const (
+	firstPause = 5 * time.Millisecond
+	lastPause  = 100 * time.Millisecond
+)
+
+// sleep waits, unless the context ends before: then it returns false at once.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, defaultTimeout)
+}
+
+// chain returns the chain of the stream, and a number for a step that has no id.
+func (t *chains) chain(name trailName) (*chain, uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.streams[name]
+	if c == nil {
+		c = &chain{name: name, doubts: make(map[string]doubt), landed: make(map[string]bool)}
+		t.streams[name] = c
+	}
+	t.nameless++
+	return c, t.nameless
+}
+
+// wait returns when no worker is left. Steps end with their contexts, so it does not take longer than those.
+func (t *chains) wait() { t.workers.Wait() }
+
+// work sends rounds until the queue is empty.
+func (t *chains) work(c *chain) {
+	var carried []*chainOp
+	pause := firstPause
+	for {
+		c.mu.Lock()
+		batch, room := carried, maxBatch
+		if len(c.doubts) > maxDoubts {
+			room = 1 // what is in doubt already is sent again before there is more of it
+		}
+		for len(c.queue) > 0 && len(batch) < room {
+			op := c.queue[0]
+			c.queue = c.queue[1:]
+			// Whose caller left meanwhile takes no place: in an outage those would be most of them.
+			if !op.left() {
+				batch = append(batch, op)
+			}
+		}
+		if len(batch) == 0 {
+			c.queue, c.working = nil, false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+
+		var failed bool
+		carried, failed = t.round(c, batch)
+		if !failed {
+			pause = firstPause
+			continue
+		}
+		// The store has trouble: give it a moment. Callers leave by themselves.
+		if len(carried) > 0 {
+			sleep(context.Background(), pause)
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// latest is a context that ends when all the ops' callers have left.
+func latest(ops []*chainOp) (context.Context, context.CancelFunc) {
+	var end time.Time
+	for _, op := range ops {
+		if d, _ := op.ctx.Deadline(); d.After(end) {
+			end = d
+		}
+	}
+	return context.WithDeadline(context.Background(), end)
+}
+
+// left tells whether the op's caller is gone; the op is then at its end.
+func (op *chainOp) left() bool {
+	err := op.ctx.Err()
+	if err != nil {
+		op.done <- Result{Err: fmt.Errorf("append to audit trail: %w", err)}
+	}
+	return err != nil
+}
+
+// round sends the batch once and returns what must be sent again, and whether the store failed.
+func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed bool) {
+	batch = c.deliver(batch)
+	if len(c.landed) > maxLanded {
+		clear(c.landed)
+	}
+	live := batch[:0:0]
+	for _, op := range batch {
+		if !op.left() {
+			live = append(live, op)
+		}
+	}
+	if len(live) == 0 {
+		return nil, false
+	}
+	if err := t.look(c, live); err != nil {
+		return live, true
+	}
+	steps, err := t.chainUp(c, live)
+	if err != nil {
+		for _, op := range live {
+			op.done <- Result{Err: err}
+		}
+		return nil, false
+	}
+	ctx, cancel := latest(live)
+	ctx, cancelTrip := context.WithTimeout(ctx, t.ioTime)
+	results := t.apply(ctx, steps)
+	cancelTrip()
+	cancel()
+
+	for i, op := range live {
+		r := results[i]
+		switch {
+		case r.Err != nil:
+			failed = true
+			c.doubts[op.nextHead] = doubt{id: op.id, prev: steps[i].Trail.Head, next: op.next, round: c.failed}
+			again = append(again, op)
+		case r.Verdict == VerdictDone:
+			c.confirm(op, steps[i].Trail.Head, r.IDs)
+			op.done <- r
+		case r.Verdict == VerdictRepeated:
+			c.confirm(op, steps[i].Trail.Head, nil)
+			c.learn(op.next.seq, r.HeadID)
+			op.done <- r
+		case r.Verdict == VerdictChain:
+			if r.Head != c.head && !t.adopt(c, r) {
+				// The store lost what it had acknowledged. A new chain says where the old one had been.
+				if err := t.restart(c); err != nil {
+					op.done <- Result{Err: err}
+					continue
+				}
+			}
+			again = append(again, op)
+		default: // refused, or applied by another process: nothing was appended
+			op.done <- r
+		}
+	}
+	if failed {
+		c.failed++
+		c.boundDoubts(again)
+	}
+	return c.deliver(again), failed
+}
+
+// deliver answers the ops that turned out to have landed and returns the others.
+func (c *chain) deliver(ops []*chainOp) []*chainOp {
+	rest := ops[:0]
+	for _, op := range ops {
+		if c.landed[op.id] {
+			delete(c.landed, op.id)
+			op.done <- Result{Verdict: VerdictRepeated}
+			continue
+		}
+		rest = append(rest, op)
+	}
+	return rest
+}
+
+// look reads, before the first entry of a chain, where the others end. One read for each stream in a process's life.
+func (t *chains) look(c *chain, live []*chainOp) error {
+	if c.head != "" || c.looked {
+		return nil
+	}
+	ctx, cancel := latest(live)
+	defer cancel()
+	ctx, cancelTrip := context.WithTimeout(ctx, t.ioTime)
+	defer cancelTrip()
+	heads, err := t.backend.Hashes(ctx, []string{headsKey(c.name.shard, c.name.tenant)})
+	if err != nil {
+		return err
+	}
+	c.looked, c.found = true, newest(t.seals.parseHeads(c.name, heads[0]))
+	return nil
+}
+
+// chainUp gives each op its place behind the confirmed end, as if all before it succeeded.
+func (t *chains) chainUp(c *chain, ops []*chainOp) ([]Step, error) {
+	if c.at.writer == "" {
+		writer, err := newWriter(t.random)
+		if err != nil {
+			return nil, err
+		}
+		c.at = position{writer: writer}
+	}
+	at, head := c.at, c.head
+	resumes, attests := c.resumes, c.known
+	steps := make([]Step, len(ops))
+	for i, op := range ops {
+		trail := &TrailStep{
+			Stream: streamKey(c.name.shard, c.name.tenant), Heads: headsKey(c.name.shard, c.name.tenant),
+			Index: trailsKey(c.name.shard), Member: c.name.tenant, Writer: at.writer, Head: head,
+		}
+		op.attested, op.entries = len(attests), len(op.drafts)
+		for _, d := range op.drafts {
+			m := meta{writer: at.writer, seq: at.seq + 1, time: d.time, kind: d.kind, connector: d.connector, tag: d.tag, resumes: resumes, attests: attests}
+			if m.seq == 1 {
+				m.found = c.found
+			}
+			clear := m.chain(at.link, d.payload)
+			body, err := t.seals.seal(d.payload, c.name.bodyPlace(clear))
+			if err != nil {
+				return nil, err
+			}
+			trail.Entries = append(trail.Entries, TrailEntry{Meta: clear, Body: body})
+			at.seq, at.link = m.seq, m.link
+			resumes, attests = nil, nil
+		}
+		head = t.seals.headOf(c.name, at)
+		trail.Next, op.next, op.nextHead = head, at, head
+		steps[i] = op.step
+		steps[i].Trail = trail
+	}
+	return steps, nil
+}
+
+// confirm moves the confirmed end to the op's, whose entries the store has.
+func (c *chain) confirm(op *chainOp, prev string, ids []string) {
+	c.land(prev)
+	c.at, c.head, c.resumes, c.found = op.next, op.nextHead, nil, nil
+	c.known = append([]attestation(nil), c.known[min(op.attested, len(c.known)):]...)
+	for i, text := range ids {
+		if id, err := parseStreamID(text); err == nil {
+			c.known = append(c.known, attestation{seq: op.next.seq - uint64(len(ids)-1-i), id: id})
+		}
+	}
+	c.forget()
+}
+
+func (t *chains) restart(c *chain) error {
+	writer, err := newWriter(t.random)
+	if err != nil {
+		return err
+	}
+	if c.head != "" {
+		was := c.at
+		c.resumes = &was
+	}
+	c.at, c.head, c.known = position{writer: writer}, "", nil
+	c.looked, c.found = false, nil
+	clear(c.doubts)
+	return nil
+}
+
+func newWriter(random io.Reader) (string, error) {
+	var raw [12]byte
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
+		return "", fmt.Errorf("name audit writer: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw[:]), nil
+}

@@ -1,0 +1,196 @@
+package vault
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// The stored form of a consent: one hash with a TTL.
+//
+//	v format version   ver version of the consent   wid id of the last write   st "open" or "done"   b the rest, sealed
+//
+// Beside it, if it must not be asked twice at the same time, a hash that ends with the deadline: id is the consent's.
+const (
+	consentFormat = "1"
+
+	fieldVersion = "ver"
+	fieldPhase   = "st"
+	fieldBody    = "b"
+	fieldConsent = "id"
+
+	phaseOpen = "open"
+	phaseDone = "done"
+)
+
+type storedConsent struct {
+	ID             string            `json:"id"`
+	Tenant         string            `json:"t"`
+	Client         string            `json:"cl"`
+	Subject        string            `json:"sub"`
+	Actor          storedActor       `json:"act,omitzero"`
+	Connector      string            `json:"cn"`
+	Scopes         []string          `json:"sc,omitempty"`
+	Added          []string          `json:"add,omitempty"`
+	Connection     string            `json:"con,omitempty"`
+	Binding        string            `json:"bd"`
+	ReturnTo       string            `json:"rt,omitempty"`
+	State          string            `json:"cs,omitempty"`
+	Link           string            `json:"lk,omitempty"`
+	Status         string            `json:"st"`
+	Error          string            `json:"er,omitempty"`
+	Deadline       int64             `json:"dl,omitempty"`
+	CreatedAt      int64             `json:"ca,omitempty"`
+	BrowserDigest  string            `json:"bw,omitempty"`
+	StateDigest    string            `json:"sd,omitempty"`
+	Verifier       string            `json:"vf,omitempty"`
+	Fingerprint    string            `json:"fp,omitempty"`
+	Issuer         string            `json:"is,omitempty"`
+	IssuerRequired bool              `json:"ir,omitempty"`
+	ProviderCode   string            `json:"pc,omitempty"`
+	CallbackParams map[string]string `json:"cp,omitempty"`
+	CompletionCode string            `json:"cc,omitempty"`
+	Attempts       int               `json:"at,omitempty"`
+	BusyUntil      int64             `json:"bu,omitempty"`
+	Provisional    *storedGrant      `json:"pv,omitempty"`
+	Identified     bool              `json:"idf,omitempty"`
+	Result         string            `json:"rs,omitempty"`
+	Account        storedAccount     `json:"acc,omitzero"`
+	RequestID      string            `json:"rq,omitempty"`
+	TraceID        string            `json:"tr,omitempty"`
+}
+
+type storedActor struct {
+	Agent string `json:"a,omitempty"`
+	Run   string `json:"r,omitempty"`
+	Tool  string `json:"t,omitempty"`
+}
+
+// storedGrant is a provider's answer, as it lies in a provisional consent and in the spool: always inside a seal.
+type storedGrant struct {
+	AccessToken    string            `json:"at,omitempty"`
+	RefreshToken   string            `json:"rt,omitempty"`
+	Scopes         []string          `json:"sc,omitempty"`
+	ScopesReported bool              `json:"sr,omitempty"`
+	ExpiresAt      int64             `json:"ex,omitempty"`
+	Never          bool              `json:"nv,omitempty"`
+	Lifetime       int64             `json:"lf,omitempty"`
+	RefreshExpiry  int64             `json:"re,omitempty"`
+	ObtainedAt     int64             `json:"oa,omitempty"` // microseconds
+	Account        storedAccount     `json:"acc,omitzero"`
+	Extra          map[string]string `json:"ext,omitempty"`
+	Vars           map[string]string `json:"var,omitempty"`
+}
+
+func storeGrant(g broker.Grant) storedGrant {
+	return storedGrant{
+		AccessToken: g.AccessToken.Reveal(), RefreshToken: g.RefreshToken.Reveal(), Scopes: g.Scopes.All(), ScopesReported: g.ScopesReported,
+		ExpiresAt: millis(g.ExpiresAt), Never: g.Never, Lifetime: g.Lifetime.Milliseconds(), RefreshExpiry: millis(g.RefreshExpiry), ObtainedAt: micros(g.ObtainedAt),
+		Account: storeAccount(g.Account), Extra: g.Extra, Vars: g.Vars,
+	}
+}
+
+func (g storedGrant) grant() broker.Grant {
+	return broker.Grant{
+		AccessToken: broker.NewSecret(g.AccessToken), RefreshToken: broker.NewSecret(g.RefreshToken),
+		Scopes: broker.NewScopeSet(g.Scopes...), ScopesReported: g.ScopesReported, ExpiresAt: fromMillis(g.ExpiresAt), Never: g.Never,
+		Lifetime: time.Duration(g.Lifetime) * time.Millisecond, RefreshExpiry: fromMillis(g.RefreshExpiry), ObtainedAt: fromMicros(g.ObtainedAt),
+		Account: g.Account.account(), Extra: g.Extra, Vars: g.Vars,
+	}
+}
+
+func storeConsent(c broker.Consent) storedConsent {
+	out := storedConsent{
+		ID: c.ID, Tenant: c.Tenant, Client: c.Client, Subject: c.Subject, Actor: storedActor(c.Actor), Connector: c.Connector,
+		Scopes: c.Scopes.All(), Added: c.Added.All(), Connection: c.Connection, Binding: string(c.Binding),
+		ReturnTo: c.ReturnTo, State: c.State, Link: c.Link.Reveal(), Status: string(c.Status), Error: c.Error,
+		Deadline: millis(c.Deadline), CreatedAt: millis(c.CreatedAt), BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest,
+		Verifier: c.Verifier.Reveal(), Fingerprint: c.Fingerprint, Issuer: c.Issuer,
+		IssuerRequired: c.IssuerRequired, ProviderCode: c.ProviderCode.Reveal(), CallbackParams: c.CallbackParams,
+		CompletionCode: c.CompletionCode.Reveal(), Attempts: c.Attempts, BusyUntil: millis(c.BusyUntil), Identified: c.Identified,
+		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID,
+	}
+	if c.Provisional != nil {
+		g := storeGrant(*c.Provisional)
+		out.Provisional = &g
+	}
+	return out
+}
+
+func (c storedConsent) consent(version int64) broker.Consent {
+	out := broker.Consent{
+		ID: c.ID, Tenant: c.Tenant, Client: c.Client, Subject: c.Subject, Actor: broker.Actor(c.Actor), Connector: c.Connector,
+		Scopes: broker.NewScopeSet(c.Scopes...), Added: broker.NewScopeSet(c.Added...), Connection: c.Connection,
+		Binding: broker.Binding(c.Binding), ReturnTo: c.ReturnTo, State: c.State, Link: broker.NewSecret(c.Link),
+		Status: broker.ConsentStatus(c.Status), Error: c.Error, Deadline: fromMillis(c.Deadline), CreatedAt: fromMillis(c.CreatedAt),
+		BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest, Verifier: broker.NewSecret(c.Verifier), Fingerprint: c.Fingerprint,
+		Issuer: c.Issuer, IssuerRequired: c.IssuerRequired, ProviderCode: broker.NewSecret(c.ProviderCode), CallbackParams: c.CallbackParams, CompletionCode: broker.NewSecret(c.CompletionCode),
+		Attempts: c.Attempts, BusyUntil: fromMillis(c.BusyUntil), Identified: c.Identified, Result: c.Result, Account: c.Account.account(),
+		RequestID: c.RequestID, TraceID: c.TraceID, Version: version,
+	}
+	if c.Provisional != nil {
+		g := c.Provisional.grant()
+		out.Provisional = &g
+	}
+	return out
+}
+
+// consentPlace names the version: an older body under the present version does not open. The tenant is inside the seal,
+// for who opens a link does not know it yet.
+func consentPlace(id string, version int64) []byte {
+	return place("consent", "", id, fieldBody, consentFormat, strconv.FormatInt(version, 10))
+}
+
+func finished(status broker.ConsentStatus) bool {
+	switch status {
+	case broker.ConsentPending, broker.ConsentStarted, broker.ConsentAwaitingCompletion:
+		return false
+	default:
+		return true
+	}
+}
+
+// consentFields makes the fields of a consent at version.
+func (s *Store) consentFields(c broker.Consent, version int64, wid string) ([]string, error) {
+	body, err := json.Marshal(storeConsent(c))
+	if err != nil {
+		return nil, fmt.Errorf("encode consent: %w", err)
+	}
+	sealed, err := s.seals.seal(body, consentPlace(c.ID, version))
+	if err != nil {
+		return nil, err
+	}
+	phase := phaseOpen
+	if finished(c.Status) {
+		phase = phaseDone
+	}
+	return []string{
+		fieldFormat, consentFormat, fieldVersion, strconv.FormatInt(version, 10), fieldWrite, wid, fieldPhase, phase, fieldBody, sealed,
+	}, nil
+}
+
+// openConsent reads a record. ErrNotFound, ErrNewerFormat, ErrIntegrity.
+func (s *Store) openConsent(id string, record map[string][]byte) (broker.Consent, error) {
+	if len(record) == 0 {
+		return broker.Consent{}, broker.ErrNotFound
+	}
+	if err := checkFormat(string(record[fieldFormat]), consentFormat); err != nil {
+		return broker.Consent{}, fmt.Errorf("consent: %w", err)
+	}
+	version, err := strconv.ParseInt(string(record[fieldVersion]), 10, 64)
+	if err != nil {
+		return broker.Consent{}, fmt.Errorf("consent: version: %w", broker.ErrIntegrity)
+	}
+	plain, err := s.seals.open(record[fieldBody], consentPlace(id, version))
+	if err != nil {
+		return broker.Consent{}, fmt.Errorf("consent: %w", err)
+	}
+	var body storedConsent
+	if err := json.Unmarshal(plain, &body); err != nil || body.ID != id {
+		return broker.Consent{}, fmt.Errorf("consent: sealed part: %w", broker.ErrIntegrity)
+	}
+	return body.consent(version), nil
+}

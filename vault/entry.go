@@ -1,0 +1,134 @@
+package vault
+
+import (
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"tokenbroker/broker"
+)
+
+// storedEntry is the sealed part of an audit entry: all of it. What is also in clear (link.go) is only for finding and
+// checking entries cheaply.
+type storedEntry struct {
+	Type       string       `json:"ty"`
+	Time       int64        `json:"tm"` // ms
+	Tenant     string       `json:"t,omitempty"`
+	Client     string       `json:"cl,omitempty"`
+	Subject    string       `json:"sub,omitempty"`
+	Actor      storedActor  `json:"act,omitzero"`
+	Connector  string       `json:"cn,omitempty"`
+	Connection string       `json:"con,omitempty"`
+	Events     []entryEvent `json:"ev,omitempty"`
+	Outcome    string       `json:"oc,omitempty"`
+	Reason     string       `json:"rs,omitempty"`
+	RequestID  string       `json:"rq,omitempty"`
+	TraceID    string       `json:"tr,omitempty"`
+}
+
+type entryEvent struct {
+	ID        string `json:"id,omitempty"`
+	Scope     string `json:"s,omitempty"`
+	Requested bool   `json:"r,omitempty"`
+}
+
+func storeEntry(e broker.Entry) storedEntry {
+	out := storedEntry{
+		Type: string(e.Type), Time: millis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject, Actor: storedActor(e.Actor),
+		Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID,
+	}
+	for _, s := range e.Scopes {
+		out.Events = append(out.Events, entryEvent(s))
+	}
+	return out
+}
+
+// entry is the way back, for entries that wait in the spool.
+func (e storedEntry) entry() broker.Entry {
+	out := broker.Entry{
+		Type: broker.EventType(e.Type), Time: fromMillis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
+		Actor: broker.Actor(e.Actor), Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason,
+		RequestID: e.RequestID, TraceID: e.TraceID,
+	}
+	for _, s := range e.Events {
+		out.Scopes = append(out.Scopes, broker.EventScope(s))
+	}
+	return out
+}
+
+// events are what readers see: one for each scope, one without a scope where there is none.
+func (e storedEntry) events() []broker.Event {
+	one := broker.Event{
+		Type: broker.EventType(e.Type), Time: fromMillis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
+		Actor: broker.Actor(e.Actor), Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason,
+		RequestID: e.RequestID, TraceID: e.TraceID,
+	}
+	if len(e.Events) == 0 {
+		return []broker.Event{one}
+	}
+	out := make([]broker.Event, len(e.Events))
+	for i, s := range e.Events {
+		out[i] = one
+		out[i].ID, out[i].Scope, out[i].Requested = s.ID, s.Scope, s.Requested
+	}
+	return out
+}
+
+// trailName names one audit stream.
+type trailName struct {
+	shard  byte
+	tenant string
+}
+
+// String is how reports name it.
+func (n trailName) String() string {
+	return n.tenant + "/" + hex.EncodeToString([]byte{n.shard})
+}
+
+func (n trailName) compare(other trailName) int {
+	return cmp.Or(cmp.Compare(n.shard, other.shard), strings.Compare(n.tenant, other.tenant))
+}
+
+// bodyPlace pins the sealed part to its stream and to everything that is in clear beside it.
+func (n trailName) bodyPlace(meta string) []byte {
+	return place("audit", n.tenant, hex.EncodeToString([]byte{n.shard}), "body", "1", meta)
+}
+
+// draft is an entry on its way into a chain.
+type draft struct {
+	payload   []byte // the encoded storedEntry
+	time      int64
+	kind      string
+	connector string
+	tag       string
+}
+
+// drafts encodes entries for a stream. An entry of another tenant has no place in it.
+func (s *Store) drafts(tenant string, entries []broker.Entry) ([]draft, error) {
+	out := make([]draft, len(entries))
+	for i, e := range entries {
+		if e.Tenant != tenant {
+			return nil, fmt.Errorf("append %s: the entry is of another tenant than the record", e.Type)
+		}
+		payload, err := json.Marshal(storeEntry(e))
+		if err != nil {
+			return nil, fmt.Errorf("encode entry: %w", err)
+		}
+		out[i] = draft{payload: payload, time: millis(e.Time), kind: string(e.Type), connector: e.Connector, tag: s.auditTag(tenant, e.Subject)}
+	}
+	return out, nil
+}
+
+// openEntry opens the sealed part.
+func (s *Store) openEntry(name trailName, e TrailEntry) (payload []byte, entry storedEntry, err error) {
+	payload, err = s.seals.open([]byte(e.Body), name.bodyPlace(e.Meta))
+	if err != nil {
+		return nil, storedEntry{}, fmt.Errorf("audit entry: %w", err)
+	}
+	if err := json.Unmarshal(payload, &entry); err != nil {
+		return nil, storedEntry{}, fmt.Errorf("audit entry: sealed part: %w", broker.ErrIntegrity)
+	}
+	return payload, entry, nil
+}

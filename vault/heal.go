@@ -1,0 +1,376 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// A failover, or a crash before the store wrote to its disk, can take back writes that were acknowledged. This file
+// compares what the store has with what this process wrote (memory.go), and writes back what is missing
+// (broker/decisions/0007-healing.md).
+
+// tombstoneLife is how long it is known that a record was erased, so that nobody who remembers it brings it back. It exceeds
+// memoryLife, and the time for which the spool keeps what is settled.
+const tombstoneLife = time.Hour
+
+const fieldErased = "e" // of a tombstone
+
+// finding is how a record lies to what is remembered of it.
+type finding string
+
+const (
+	foundAsWritten finding = ""            // the same, or what came of it
+	foundBehind    finding = "behind"      // what is remembered was lost: it is written back
+	foundErased    finding = "erased"      // there, although it was erased
+	foundUnrevoked finding = "unrevoked"   // active, although it was revoked, and no consent came since
+	foundOlder     finding = "older grant" // went on from before what was lost, with an older refresh token or consent
+	foundRival     finding = "rival grant" // went on from before what was lost, with another refresh token
+	foundForeign   finding = "foreign"     // a consent or a revocation came instead of what was lost, and counts
+)
+
+// find compares. It is on the path of every read, so it looks at no more than it must. now is this process's time.
+func (m *remembered) find(record map[string][]byte, now time.Time) finding {
+	gone := m.fields == nil
+	if len(record) == 0 {
+		// A shared grant goes with its last holder, and each holder has a copy.
+		if gone || m.shared != "" || !m.until.IsZero() && !now.Before(m.until) {
+			return foundAsWritten
+		}
+		return foundBehind
+	}
+	has := versionOf(record, m.versionField())
+	if has == m.generation && string(record[fieldWrite]) == m.write {
+		return foundAsWritten
+	}
+	if has == 0 || !gone && string(record[fieldFormat]) != m.fields[fieldFormat] {
+		return foundAsWritten // not a record to compare with
+	}
+	if m.consent || m.shared != "" {
+		if has < m.generation {
+			return foundBehind
+		}
+		return foundAsWritten
+	}
+	return m.findConnection(record, has)
+}
+
+func (m *remembered) findConnection(record map[string][]byte, has int64) finding {
+	behind := has < m.generation
+	revoked := broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionRevoked
+	// The generation of the last consent only grows, so one that is not known here came later, or instead.
+	if consentedOf(record) > m.consented {
+		if behind || m.fields == nil {
+			return foundForeign
+		}
+		return foundAsWritten
+	}
+	switch {
+	case m.fields == nil:
+		return foundErased
+	case m.status == broker.ConnectionRevoked:
+		switch {
+		case behind:
+			return foundBehind
+		case revoked:
+			return foundAsWritten
+		}
+		return foundUnrevoked
+	case behind && revoked && m.consented <= has:
+		return foundForeign // what is remembered is no consent that came behind the revocation
+	case behind:
+		return foundBehind
+	case revoked:
+		return foundAsWritten
+	case consentedOf(record) < m.consented:
+		return foundOlder
+	case !m.carries():
+		return foundAsWritten
+	}
+	// It went on: from ours, or from where the store was set back to.
+	switch epoch := epochOf(record); {
+	case epoch < m.epoch:
+		return foundOlder
+	case epoch == m.epoch && string(record[fieldRefresh]) != m.fields[fieldRefresh]:
+		return foundRival
+	}
+	return foundAsWritten
+}
+
+// written is a write of a record that the store acknowledged.
+type written struct {
+	remembered     // who and where; the rest is filled in
+	read       int // which of the step's reads is the record
+	entries    []broker.Entry
+}
+
+// errUnremembered: a write was carried out, and it is not known here what it left. Repeated as it was, it is found or made again.
+var errUnremembered = errors.New("a write is not remembered")
+
+// remember keeps what a write left of the record, if it is still so: who wrote since remembers that. errUnremembered: the
+// record could not be read, or the store has lost the write since, so that nobody would bring it back.
+func (s *Store) remember(ctx context.Context, w written, r Result) error {
+	m := w.remembered
+	var record map[string][]byte
+	if w.read < len(r.Reads) && !r.overtaken {
+		record = r.Reads[w.read]
+	} else {
+		// The answer was lost, and the chain of entries showed that the step was carried out; or it is older than the store.
+		found, err := s.hashes(ctx, m.key())
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUnremembered, err)
+		}
+		record = found[0]
+	}
+	switch {
+	case string(record[fieldWrite]) == m.write:
+	case versionOf(record, m.versionField()) < m.generation:
+		return fmt.Errorf("%w: the store has lost it", errUnremembered)
+	default:
+		return nil
+	}
+	m.take(record)
+	m.stored = r.Now
+	s.memory.put(&m, w.entries)
+	return nil
+}
+
+// rememberIfRead is remember where repeating the write would be worse than to forget it.
+func (s *Store) rememberIfRead(ctx context.Context, w written, r Result) {
+	if err := s.remember(ctx, w, r); err != nil {
+		s.cfg.Log.WarnContext(ctx, "a write is not remembered, so a failover may lose it", "record", w.id, "error", err)
+	}
+}
+
+// rememberErased keeps that the record is gone.
+func (s *Store) rememberErased(shard byte, conn broker.Connection, index string, record map[string][]byte, now time.Time) {
+	s.memory.put(&remembered{
+		tenant: conn.Tenant, id: conn.ID, shard: shard, generation: conn.Generation + 1, consented: consentedOf(record),
+		status: broker.ConnectionRevoked, index: index, stored: now,
+	}, nil)
+}
+
+// healAttempts bounds how often a reader looks again because the record needed healing.
+const healAttempts = 4
+
+// healed compares a record that was just read with what is remembered, and mends it. true: read it again.
+func (s *Store) healed(ctx context.Context, tenant, id string, record map[string][]byte) (changed bool, err error) {
+	m := s.memory.get(id)
+	if m == nil || m.tenant != tenant || len(record) > 0 && !m.consent && string(record[fieldTenant]) != tenant {
+		return false, nil
+	}
+	what := m.find(record, s.cfg.Now())
+	if what == foundAsWritten {
+		return false, nil
+	}
+	return s.mend(ctx, m, what, record)
+}
+
+// mend brings the store to what is remembered. An error leaves the matter open: what was read must not be used.
+func (s *Store) mend(ctx context.Context, m *remembered, what finding, record map[string][]byte) (changed bool, err error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	has := versionOf(record, m.versionField())
+	done := false // now, by this call
+	switch what {
+	case foundForeign:
+		s.memory.forget(m)
+		s.cfg.Log.WarnContext(ctx, "the store lost a write of this connection, and a later consent or revocation stands in its place", "connection", m.id)
+		return false, nil
+	case foundBehind:
+		if m.status == broker.ConnectionNeedsConsent {
+			// A verdict is not worth bringing back: somebody may be storing a refresh token that is newer, and if nobody is, the next
+			// refresh finds the same.
+			s.memory.forget(m)
+			s.cfg.Log.WarnContext(ctx, "the store lost that the user must consent again; the next refresh finds out", "connection", m.id)
+			return false, nil
+		}
+		done, err = s.writeBack(ctx, m, record, m.lostEntries(has))
+	case foundErased:
+		done, err = s.eraseAgain(ctx, m, has)
+	case foundUnrevoked:
+		// Its secrets are what the store went on with: whoever ends revocations reads them there.
+		var r Result
+		r, err = s.revoke(ctx, m.tenant, m.id, m.revocationEntries())
+		done = r.Verdict == VerdictDone
+	case foundOlder:
+		// Of the writes before it nobody knows whether they were lost too.
+		write := writeID("heal", m.id, has, nil, m.write)
+		done, err = s.writeBack(ctx, m.moved(has+1, write), record, m.lostEntries(max(m.epoch, m.consented)-1))
+	case foundRival:
+		return s.keepRival(ctx, m, record)
+	}
+	if err != nil {
+		return false, fmt.Errorf("heal: %w", err)
+	}
+	if done {
+		s.cfg.Log.WarnContext(ctx, "the store had lost an acknowledged write; it was written back", "record", m.id, "consent", m.consent, "found", string(what),
+			"generation_found", has, "generation", m.generation)
+		s.count(CountHealed)
+	}
+	return true, nil
+}
+
+// writeBack puts the record as m has it in the place of the one that was seen, with its places and the entries that were
+// lost with it, in one step. Whoever held a lease is fenced out: what it was given may be older than what is there now. An
+// erased record does not come back.
+func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]byte, lost []broker.Entry) (done bool, err error) {
+	drafts, err := s.drafts(m.tenant, lost)
+	if err != nil {
+		return false, err
+	}
+	key, version := m.key(), m.versionField()
+	step := Step{
+		Checks: []Check{
+			{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: m.write},
+			{Key: tombstoneKey(m.shard, m.id), Field: fieldErased, Kind: CheckAbsent},
+			{Key: key, Field: version, Kind: CheckAbsent},
+		},
+		Reads: []Read{{Key: key}},
+	}
+	if len(seen) > 0 {
+		step.Checks[2] = Check{Key: key, Field: version, Kind: CheckEqual, Value: string(seen[version])}
+	}
+	var fields []string
+	keep := []string{"", fieldFence}
+	for name, value := range m.fields {
+		fields, keep = append(fields, name, value), append(keep, name)
+	}
+	step.Writes = append(step.Writes, Write{Kind: WriteHashSet, Key: key, Args: fields})
+	switch {
+	case m.shared != "":
+		// Whoever has a lease on it got an older token with that: its commit is refused, and it asks again.
+		step.Writes = append(step.Writes, Write{Kind: WriteHashDelete, Key: key, Args: []string{fieldOwner, fieldDeadline}})
+	case !m.consent:
+		// Beyond both: what the store had, and what it had before.
+		by := max(0, m.fence-versionOf(seen, fieldFence)) + 1
+		step.Writes = append(step.Writes, Write{Kind: WriteHashIncrement, Key: key, Args: []string{fieldFence, strconv.FormatInt(by, 10)}})
+		if index := s.indexOf(m); index != "" {
+			step.Writes = append(step.Writes, Write{Kind: WriteSortedAdd, Key: index, Args: []string{"0", m.id}})
+		}
+		step.Writes = append(step.Writes, Write{Kind: WriteSortedAdd, Key: tenantKey(m.shard, m.tenant), Args: []string{"0", m.id}})
+	}
+	if m.shared == "" {
+		step.Writes = append(step.Writes, Write{Kind: WriteOnly, Key: key, Args: keep})
+	}
+	step.Writes = append(step.Writes, m.places...)
+	r, err := s.trails.do(ctx, trailName{shard: m.shard, tenant: m.tenant}, writeID("heal", m.id, versionOf(seen, version), nil, m.write), step, drafts)
+	if err != nil {
+		return false, err
+	}
+	if r.Verdict == VerdictRefused {
+		if r.Refused == 1 || r.Refused == 3 { // erased, or there is something to be tried yet
+			s.memory.forget(m)
+		}
+		return false, nil
+	}
+	back := *m
+	back.broughtBack = true
+	s.rememberIfRead(ctx, written{remembered: back}, r)
+	return r.Verdict == VerdictDone || r.Verdict == VerdictRepeated, nil
+}
+
+// indexOf is the key of the index of the connection's subject, "" if its record does not open.
+func (s *Store) indexOf(m *remembered) string {
+	if m.index != "" {
+		return m.index
+	}
+	conn, err := s.rememberedConnection(m)
+	if err != nil {
+		return ""
+	}
+	return s.subjectIndex(m.shard, conn)
+}
+
+// eraseAgain removes what was erased, and says so for a while.
+func (s *Store) eraseAgain(ctx context.Context, m *remembered, has int64) (done bool, err error) {
+	key := m.key()
+	drafts, err := s.drafts(m.tenant, m.lostEntries(has))
+	if err != nil {
+		return false, err
+	}
+	r, err := s.trails.do(ctx, trailName{shard: m.shard, tenant: m.tenant}, writeID("erase again", m.id, has, nil, m.write), Step{
+		Checks: []Check{
+			{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: m.tenant},
+			{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(has, 10)},
+		},
+		Writes: forgetWrites(m.shard, m.tenant, m.id, m.index),
+	}, drafts)
+	if err != nil {
+		return false, err
+	}
+	return r.Verdict == VerdictDone || r.Verdict == VerdictRepeated, nil
+}
+
+// keepRival keeps the remembered refresh token as an alternate, once, or puts it in the place of a dead one.
+func (s *Store) keepRival(ctx context.Context, m *remembered, record map[string][]byte) (changed bool, err error) {
+	now, err := s.clearConnection(m.tenant, m.id, record, nil)
+	if err != nil {
+		return false, nil // the reader says what is wrong with it
+	}
+	if now.Status == broker.ConnectionNeedsConsent && now.Error == broker.ErrorInvalidGrant {
+		return s.mend(ctx, m, foundOlder, record)
+	}
+	c, err := s.rememberedCommit(m)
+	if err != nil {
+		s.memory.forget(m)
+		s.cfg.Log.ErrorContext(ctx, "a remembered grant does not open", "connection", m.id, "error", err)
+		return false, nil
+	}
+	// No consent is newer than ours, so it is of the same account.
+	kept, err := s.putAlternate(ctx, c, now, record)
+	switch {
+	case errors.Is(err, broker.ErrNotFound), err == nil && !kept: // revoked or changed at this moment
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("heal: %w", err)
+	}
+	s.memory.forget(m)
+	s.cfg.Log.WarnContext(ctx, "the store had lost an acknowledged refresh, and another one took its place; the lost one's token is kept as an alternate", "connection", m.id)
+	s.count(CountHealed)
+	return false, nil
+}
+
+// rememberedConnection opens what is remembered.
+func (s *Store) rememberedConnection(m *remembered) (broker.Connection, error) {
+	record := make(map[string][]byte, len(m.fields))
+	for name, value := range m.fields {
+		record[name] = []byte(value)
+	}
+	conn, err := s.clearConnection(m.tenant, m.id, record, nil)
+	if err != nil {
+		return broker.Connection{}, err
+	}
+	private, _, err := s.openPrivate(m.tenant, m.id, conn.Status, record)
+	conn.Subject, conn.Account = private.Subject, private.Account.account()
+	return conn, err
+}
+
+// rememberedCommit is the remembered refresh token as if it came late.
+func (s *Store) rememberedCommit(m *remembered) (commit, error) {
+	conn, err := s.rememberedConnection(m)
+	if err != nil {
+		return commit{}, err
+	}
+	token, err := s.seals.open([]byte(m.fields[fieldRefresh]), refreshPlace(m.tenant, m.id, m.epoch))
+	if err != nil {
+		return commit{}, err
+	}
+	return commit{
+		id: m.write, lease: broker.Lease{Tenant: m.tenant, Connection: m.id, Generation: m.epoch - 1}, conn: conn,
+		grant: broker.Grant{RefreshToken: broker.NewSecret(string(token))},
+	}, nil
+}
+
+// missing lists connections that are remembered under the subject's index and were not in it.
+func (s *Store) missing(index string, found []Indexed) []string {
+	ids := s.memory.ofSubject(index)
+	return slices.DeleteFunc(ids, func(id string) bool {
+		return slices.ContainsFunc(found, func(item Indexed) bool { return item.Member == id })
+	})
+}

@@ -1,0 +1,137 @@
+-- Carries out one step (vault.Step): its place in the audit chain, its checks, then all its writes, or nothing.
+--
+-- KEYS: every key of the step; ARGV names them by number. ARGV, counts before lists:
+--   echo
+--   reads:   n, then for each: key, number of fields, fields
+--   settle:  n (0 or 1); if n > 0: key, pause in ms
+--   entries: n; if n > 0: stream, heads, index, member, writer, head, next, then for each: meta, body
+--   checks:  n, then for each: key, field, kind, value
+--   writes:  n, then for each: kind, key, number of arguments, arguments
+-- Answer: echo, verdict, number of the refused check, time in ms, head, stream id at the head, ids of the entries, reads.
+local at = 0
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+local function number() return tonumber(take()) end
+
+local echo = take()
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now_text = string.format('%.0f', now)
+
+local reads = {}
+for i = 1, number() do
+  local read = {key = KEYS[number()], fields = {}}
+  for j = 1, number() do read.fields[j] = take() end
+  reads[i] = read
+end
+
+local head, head_id = '', ''
+local ids = {}
+local function answer(verdict, refused)
+  local values = {}
+  for i, read in ipairs(reads) do
+    if #read.fields == 0 then
+      values[i] = redis.call('HGETALL', read.key)
+    else
+      local pairs_of = {}
+      for j, field in ipairs(read.fields) do
+        local value = redis.call('HGET', read.key, field)
+        if value then
+          pairs_of[#pairs_of + 1] = field
+          pairs_of[#pairs_of + 1] = value
+        end
+      end
+      values[i] = pairs_of
+    end
+  end
+  return {echo, verdict, tostring(refused), now_text, head, head_id, ids, values}
+end
+
+-- The replication id changes when a server starts and when a replica becomes a master. INFO may be forbidden.
+if number() > 0 then
+  local key, pause = KEYS[number()], number()
+  local info = redis.pcall('INFO', 'replication')
+  local run = type(info) == 'string' and string.match(info, 'master_replid:(%w+)')
+  if run then
+    local have = redis.call('HGET', key, 'run')
+    local till = tonumber(redis.call('HGET', key, 'until') or 0)
+    if not have then
+      redis.call('HSET', key, 'run', run)
+    elseif pause > 0 then
+      if have ~= run or till > now + pause then
+        till = now + pause
+        redis.call('HSET', key, 'run', run, 'until', string.format('%.0f', till))
+      end
+      if now < till then return answer('settles', 0) end
+    end
+  end
+end
+
+local entries, stream, heads, index, member, writer, next_head = number()
+local first_entry
+if entries > 0 then
+  stream, heads, index = KEYS[number()], KEYS[number()], KEYS[number()]
+  member, writer = take(), take()
+  local want = take()
+  next_head = take()
+  first_entry = at + 1
+  at = at + 2 * entries
+  head = redis.call('HGET', heads, writer) or ''
+  head_id = redis.call('HGET', heads, writer .. '.id') or ''
+  -- The chain decides first: whether this very step was done before shows here even if the record has moved on since.
+  if head == next_head then return answer('again', 0) end
+  if head ~= want then return answer('chain', 0) end
+end
+
+for i = 1, number() do
+  local key, field, kind, value = KEYS[number()], take(), take(), take()
+  local have = redis.call('HGET', key, field)
+  local holds = false
+  if kind == 'eq' then
+    holds = have == value
+  elseif kind == 'ne' then
+    holds = have ~= value
+  elseif kind == 'absent' then
+    holds = not have
+  elseif kind == 'free' then
+    holds = not have or tonumber(have) < now
+  elseif kind == 'done' then
+    if have == value then return answer('applied', 0) end
+    holds = true
+  end
+  if not holds then return answer('refused', i - 1) end
+end
+
+-- Adding to the stream needs memory, so a server that has none left refuses here, before anything is written.
+for i = 1, entries do
+  ids[i] = redis.call('XADD', stream, '*', 'm', ARGV[first_entry + 2 * (i - 1)], 'b', ARGV[first_entry + 2 * (i - 1) + 1])
+end
+if entries > 0 then
+  head, head_id = next_head, ids[entries]
+  redis.call('HSET', heads, writer, head, writer .. '.id', head_id)
+  redis.call('SADD', index, member)
+end
+
+for i = 1, number() do
+  local kind, key = take(), KEYS[number()]
+  local n = number()
+  local args = {}
+  for j = 1, n do args[j] = take() end
+  if kind == 'deadline' then
+    redis.call('HSET', key, args[1], string.format('%.0f', now + tonumber(args[2])))
+  elseif kind == 'only' then
+    local keep = {}
+    for j = 2, n do keep[args[j]] = true end
+    for _, field in ipairs(redis.call('HKEYS', key)) do
+      if string.sub(field, 1, #args[1]) == args[1] and not keep[field] then
+        redis.call('HDEL', key, field)
+      end
+    end
+  else
+    redis.call(kind, key, unpack(args))
+  end
+end
+
+return answer('done', 0)

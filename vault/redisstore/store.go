@@ -1,0 +1,323 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tokenbroker/vault"
+)
+
+// Config is where Redis is and how long it may take.
+type Config struct {
+	// URL: redis://, rediss://, redis-sentinel://HOST:PORT,.../MASTER or redis-cluster://HOST:PORT,... ; user and password
+	// before an @; ?db=N and, for the last two, ?tls=true.
+	URL string
+	// TLS, if set, is used wherever the URL asks for TLS. Default: verify with the system's roots, TLS 1.2 at least.
+	TLS *tls.Config
+	// SentinelUser and SentinelPassword are for the sentinels themselves, which have users of their own; empty: they ask
+	// nobody who they are. The user and the password of the URL are for the servers.
+	SentinelUser, SentinelPassword string
+	// DialTimeout bounds connecting. Default 1 s.
+	DialTimeout time.Duration
+	// IOTimeout bounds each read and write. Default 800 ms. A context that ends earlier counts.
+	IOTimeout time.Duration
+	// PoolSize is the number of connections to each node. Default 16.
+	PoolSize int
+	// WaitReplicas is how many replicas must have a step with vault.Step.Confirm for it to be confirmed (WAIT). 0, without
+	// WaitDisk: every one is, without being asked about.
+	WaitReplicas int
+	// WaitTimeout bounds that. Default 100 ms, at most 500 ms.
+	WaitTimeout time.Duration
+	// WaitDisk also demands that it is in the append-only files of the master and of those replicas (WAITAOF, Redis 7.2 and
+	// later; an older one is asked for WAIT alone).
+	WaitDisk bool
+}
+
+// Store implements vault.Backend over Redis.
+type Store struct {
+	client redis.UniversalClient
+	wait   waiter
+}
+
+var _ vault.Backend = (*Store)(nil)
+
+//go:embed apply.lua
+var applySource string
+
+//go:embed indexed.lua
+var indexedSource string
+
+// New parses the URL and makes a Store. It connects when it is first used; Health asks whether it can.
+func New(cfg Config) (*Store, error) {
+	if cfg.WaitTimeout == 0 {
+		cfg.WaitTimeout = 100 * time.Millisecond
+	}
+	if cfg.WaitReplicas < 0 || cfg.WaitTimeout < 0 || cfg.WaitTimeout > maxWait {
+		return nil, fmt.Errorf("redis: the number of replicas to wait for must not be negative, and the time at most %v", maxWait)
+	}
+	client, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{client: client, wait: waiter{replicas: cfg.WaitReplicas, timeout: cfg.WaitTimeout, disk: cfg.WaitDisk}}, nil
+}
+
+// Close closes the connections.
+func (s *Store) Close() error { return s.client.Close() }
+
+// script is a Lua script and its name in the server's cache.
+type script struct{ source, sha string }
+
+var (
+	applyScript   = newScript(applySource)
+	indexedScript = newScript(indexedSource)
+)
+
+func newScript(source string) script {
+	return script{source: source, sha: redis.NewScript(source).Hash()}
+}
+
+// call is one run of a script.
+type call struct {
+	script script
+	keys   []string
+	args   []any
+}
+
+// scriptAttempts bounds how often calls are sent because the server had forgotten the script.
+const scriptAttempts = 3
+
+// run sends the calls in one round trip, in order, and again those whose script the server does not know (they were not
+// carried out): go-redis does that for single calls only, not in a pipeline. results[i] is nil if errs[i] is not.
+func (s *Store) run(ctx context.Context, calls []call) (results []any, errs []error) {
+	return run(ctx, s.client, calls)
+}
+
+// pipeliner is a client or one of its connections.
+type pipeliner interface{ Pipeline() redis.Pipeliner }
+
+func run(ctx context.Context, client pipeliner, calls []call) (results []any, errs []error) {
+	results, errs = make([]any, len(calls)), make([]error, len(calls))
+	pending := make([]int, len(calls))
+	for i := range calls {
+		pending[i] = i
+	}
+	for attempt := 0; len(pending) > 0; attempt++ {
+		pipe := client.Pipeline()
+		cmds := make([]*redis.Cmd, len(pending))
+		for n, i := range pending {
+			c := calls[i]
+			if attempt > 0 {
+				// With its source, which also puts it into the cache of just the node that lacks it.
+				cmds[n] = pipe.Eval(ctx, c.script.source, c.keys, c.args...)
+			} else {
+				cmds[n] = pipe.EvalSha(ctx, c.script.sha, c.keys, c.args...)
+			}
+		}
+		_, execErr := pipe.Exec(ctx)
+		var unknown []int
+		for n, i := range pending {
+			value, err := cmds[n].Result()
+			if err == nil && value == nil && execErr != nil {
+				err = execErr
+			}
+			switch {
+			case err == nil:
+				results[i] = value
+			case redis.HasErrorPrefix(err, "NOSCRIPT") && attempt < scriptAttempts:
+				unknown = append(unknown, i)
+			default:
+				errs[i] = clean(err)
+			}
+		}
+		pending = unknown
+	}
+	return results, errs
+}
+
+// Apply implements vault.Backend.
+func (s *Store) Apply(ctx context.Context, steps []vault.Step) []vault.Result {
+	results := make([]vault.Result, len(steps))
+	calls := make([]call, len(steps))
+	echoes := make([]string, len(steps))
+	confirm := false
+	for i, step := range steps {
+		echoes[i] = rand.Text()
+		calls[i] = encode(step, echoes[i])
+		confirm = confirm || step.Confirm
+	}
+	var values []any
+	var errs []error
+	confirmed := confirm && s.wait.replicas == 0 && !s.wait.disk
+	if confirm && !confirmed {
+		values, errs, confirmed = s.runConfirmed(ctx, calls)
+	} else {
+		values, errs = s.run(ctx, calls)
+	}
+	for i, step := range steps {
+		if errs[i] != nil {
+			results[i] = vault.Result{Err: errs[i]}
+			continue
+		}
+		r, err := decode(values[i], echoes[i])
+		if err != nil {
+			r = vault.Result{Err: err}
+		}
+		switch r.Verdict {
+		case vault.VerdictDone, vault.VerdictRepeated, vault.VerdictApplied:
+			r.Confirmed = step.Confirm && confirmed
+		}
+		results[i] = r
+	}
+	return results
+}
+
+// encode lays a step out as apply.lua reads it.
+func encode(step vault.Step, echo string) call {
+	c := call{script: applyScript}
+	numbers := make(map[string]int)
+	key := func(k string) int {
+		if numbers[k] == 0 {
+			c.keys = append(c.keys, k)
+			numbers[k] = len(c.keys)
+		}
+		return numbers[k]
+	}
+	c.args = append(c.args, echo, len(step.Reads))
+	for _, r := range step.Reads {
+		c.args = append(c.args, key(r.Key), len(r.Fields))
+		for _, f := range r.Fields {
+			c.args = append(c.args, f)
+		}
+	}
+	if settle := step.Settle; settle == nil {
+		c.args = append(c.args, 0)
+	} else {
+		c.args = append(c.args, 1, key(settle.Key), settle.Pause.Milliseconds())
+	}
+	if t := step.Trail; t == nil {
+		c.args = append(c.args, 0)
+	} else {
+		c.args = append(c.args, len(t.Entries), key(t.Stream), key(t.Heads), key(t.Index), t.Member, t.Writer, t.Head, t.Next)
+		for _, e := range t.Entries {
+			c.args = append(c.args, e.Meta, e.Body)
+		}
+	}
+	c.args = append(c.args, len(step.Checks))
+	for _, k := range step.Checks {
+		c.args = append(c.args, key(k.Key), k.Field, string(k.Kind), k.Value)
+	}
+	c.args = append(c.args, len(step.Writes))
+	for _, w := range step.Writes {
+		c.args = append(c.args, string(w.Kind), key(w.Key), len(w.Args))
+		for _, a := range w.Args {
+			c.args = append(c.args, a)
+		}
+	}
+	return c
+}
+
+var errAnswer = errors.New("redis: answer has not the shape that the script gives")
+
+// errForeign means that a connection handed out the answer to another request (CVE-2025-29923 was such a case).
+var errForeign = errors.New("redis: answer belongs to another request")
+
+// decode reads what apply.lua answers.
+func decode(value any, echo string) (vault.Result, error) {
+	parts, ok := value.([]any)
+	if !ok || len(parts) != 8 {
+		return vault.Result{}, errAnswer
+	}
+	var texts [6]string
+	for i := range texts {
+		if texts[i], ok = parts[i].(string); !ok {
+			return vault.Result{}, errAnswer
+		}
+	}
+	if texts[0] != echo {
+		return vault.Result{}, errForeign
+	}
+	refused, err := strconv.Atoi(texts[2])
+	if err != nil {
+		return vault.Result{}, errAnswer
+	}
+	now, err := strconv.ParseInt(texts[3], 10, 64)
+	if err != nil {
+		return vault.Result{}, errAnswer
+	}
+	r := vault.Result{Verdict: vault.Verdict(texts[1]), Refused: refused, Now: time.UnixMilli(now), Head: texts[4], HeadID: texts[5]}
+	ids, ok := parts[6].([]any)
+	if !ok {
+		return vault.Result{}, errAnswer
+	}
+	for _, id := range ids {
+		text, ok := id.(string)
+		if !ok {
+			return vault.Result{}, errAnswer
+		}
+		r.IDs = append(r.IDs, text)
+	}
+	reads, ok := parts[7].([]any)
+	if !ok {
+		return vault.Result{}, errAnswer
+	}
+	for _, read := range reads {
+		fields, err := fieldsOf(read)
+		if err != nil {
+			return vault.Result{}, err
+		}
+		r.Reads = append(r.Reads, fields)
+	}
+	return r, nil
+}
+
+// fieldsOf makes a map of a list of names and values.
+func fieldsOf(value any) (map[string][]byte, error) {
+	list, ok := value.([]any)
+	if !ok || len(list)%2 != 0 {
+		return nil, errAnswer
+	}
+	fields := make(map[string][]byte, len(list)/2)
+	for i := 0; i < len(list); i += 2 {
+		name, ok1 := list[i].(string)
+		text, ok2 := list[i+1].(string)
+		if !ok1 || !ok2 {
+			return nil, errAnswer
+		}
+		fields[name] = []byte(text)
+	}
+	return fields, nil
+}
+
+// unavailable are the answers by which a server says that it can't do it at present.
+var unavailable = []string{"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "TRYAGAIN", "BUSY"}
+
+// clean makes an error that can be logged: a server's error may quote the arguments, so only its code stays.
+func clean(err error) error {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return fmt.Errorf("redis: %w", err)
+	}
+	for _, code := range unavailable {
+		if redis.HasErrorPrefix(err, code) {
+			return fmt.Errorf("redis answered %s: %w", code, ErrUnavailable)
+		}
+	}
+	for _, code := range []string{"WRONGTYPE", "NOPERM", "NOAUTH", "WRONGPASS", "NOSCRIPT", "CROSSSLOT", "MOVED", "ASK"} {
+		if redis.HasErrorPrefix(err, code) {
+			return fmt.Errorf("redis answered %s", code)
+		}
+	}
+	return errors.New("redis answered an error")
+}
+
+// ErrUnavailable: the server answers, but can't do it at present: read-only, loading, out of memory, its disk full.
+var ErrUnavailable = errors.New("store unavailable")

@@ -1,0 +1,75 @@
+package simulationtest
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// number reads a whole number from the environment.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// The schedules without a number in the environment: what a run with the race detector has time for.
+const (
+	fewSchedules = 500
+	// shownTraces bounds how many failed schedules are shown whole, mostFailures after how many a run ends.
+	shownTraces, mostFailures = 2, 20
+)
+
+// quick sets the runtime up for many short schedules. On one processor goroutines that one event has woken run in the same
+// order every time, also where no gate keeps them apart.
+func quick(t *testing.T) {
+	procs, gc := runtime.GOMAXPROCS(1), debug.SetGCPercent(400)
+	t.Cleanup(func() { runtime.GOMAXPROCS(procs); debug.SetGCPercent(gc) })
+}
+
+// schedules runs as many as SIMULATION_SCHEDULES says, from the seed SIMULATION_FIRST on, and shows what fails.
+func schedules(t *testing.T, failovers bool) {
+	t.Helper()
+	quick(t)
+	count, first := number(t, "SIMULATION_SCHEDULES", fewSchedules), number(t, "SIMULATION_FIRST", 1)
+	s := New(t)
+	var sum Tally
+	steps, failed := 0, 0
+	began := time.Now()
+	for seed := first; seed < first+count && failed < mostFailures; seed++ {
+		r := s.Run(t, Draw(seed, failovers), Plant{}, false)
+		sum.add(r.Tally)
+		steps += r.Steps
+		if len(r.Wrong) == 0 {
+			continue
+		}
+		failed++
+		replay := fmt.Sprintf("SIMULATION_FIRST=%d SIMULATION_SCHEDULES=1 go test -count=1 -run '^%s$' ./vault/simulationtest", seed, t.Name())
+		if failed > shownTraces {
+			t.Errorf("seed %d: %s\nreplay: %s", seed, r.Wrong[0], replay)
+			continue
+		}
+		again := s.Run(t, Draw(seed, failovers), Plant{}, true)
+		t.Errorf("seed %d: %s\nreplay: %s\n%s", seed, strings.Join(r.Wrong, "\n"), replay, strings.Join(again.Trace, "\n"))
+	}
+	took := time.Since(began)
+	t.Logf("%d schedules of %d steps on average in %v, %v each: %v", count, steps/int(max(1, count)), took.Round(time.Millisecond), took/time.Duration(max(1, count)), sum)
+}
+
+// TestSchedules: whatever goes wrong with processes, providers, disks, clocks and the way to the store, the promises hold.
+func TestSchedules(t *testing.T) { schedules(t, false) }
+
+// TestFailovers: also if the store loses what it acknowledged.
+func TestFailovers(t *testing.T) { schedules(t, true) }

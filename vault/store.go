@@ -1,0 +1,231 @@
+package vault
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// Config is what a Store needs.
+type Config struct {
+	Backend Backend // required
+	Keyset  *Keyset // required
+	// ReloadKeyset is called when a value was sealed with a key that the keyset lacks; it should read the keyset file
+	// again and call Keyset.Reload. May be nil.
+	ReloadKeyset func() error
+	// SpoolDir is where refreshed grants are kept, sealed, until the backend has them; it is made if it is absent. "": no
+	// spool: what a provider rotated while the store is down is lost if the process ends.
+	SpoolDir string
+	// SpoolFiles, if set, keeps the spool's files in place of a directory; SpoolDir must be "" then.
+	SpoolFiles SpoolFiles
+	// SpoolInterval is how often Run tries to replay the spool. Default 5 s.
+	SpoolInterval time.Duration
+	// Orphan is called for a refreshed grant whose connection was revoked, or became another account's, before the spool
+	// could be replayed: it should be revoked upstream, for which its context leaves it OrphanTimeout. After an error the
+	// grant stays in the spool and Orphan is called again at the next replay. Calls may come at the same time, and again for
+	// a grant that was revoked already. May be nil: the grant is then only logged.
+	Orphan func(ctx context.Context, conn broker.Connection, grant broker.Grant) error
+	// OrphanTimeout bounds one call of Orphan. Default 40 s: a little more than a provider may take to answer.
+	OrphanTimeout time.Duration
+	// Confirm makes the store wait, a bounded time, until as many replicas as the backend was told have a grant that was
+	// stored; then its file in the spool goes at once. It costs a round trip and their lag for each refresh and consent.
+	Confirm bool
+	// Count is called for what an operator wants to know the number of. It must not block. May be nil.
+	Count func(Counted)
+	// RoundTrip bounds one round trip of a write, which is repeated until its caller's deadline. Default 1 s.
+	RoundTrip time.Duration
+	Now       func() time.Time // required
+	Random    io.Reader        // required, cryptographically secure
+	Log       *slog.Logger     // required
+}
+
+// Store implements the store ports of package broker. Make it with New; run Run beside it; end it with Close.
+type Store struct {
+	cfg    Config
+	seals  *sealer
+	trails *chains
+	ready  *readyTokens
+	spool  *spool // nil: none
+	epochs *refreshEpochs
+	kept   *recent[epochKey, string] // how many alternates there had been when Alternates read them
+	begins begins
+	memory *memory
+	// unhealed: the store may have lost what this process wrote, and that is not written back yet.
+	unhealed atomic.Bool
+	claims   claims
+	// lostLeases has, by the key of a shared grant, the owner of a lease on it that was perhaps taken.
+	lostLeases sync.Map
+}
+
+var (
+	_ broker.Connections = (*Store)(nil)
+	_ broker.Refreshes   = (*Store)(nil)
+	_ broker.Schedule    = (*Store)(nil)
+	_ broker.Revocations = (*Store)(nil)
+	_ broker.Consents    = (*Store)(nil)
+	_ broker.Audit       = (*Store)(nil)
+	_ broker.Placement   = (*Store)(nil)
+	_ broker.Sessions    = (*Store)(nil)
+)
+
+// New checks the config and makes a Store. It does not ask the backend anything.
+func New(cfg Config) (*Store, error) {
+	if cfg.Backend == nil || cfg.Keyset == nil || cfg.Now == nil || cfg.Random == nil || cfg.Log == nil {
+		return nil, errors.New("vault: config lacks Backend, Keyset, Now, Random or Log")
+	}
+	if cfg.SpoolInterval <= 0 {
+		cfg.SpoolInterval = 5 * time.Second
+	}
+	if cfg.OrphanTimeout <= 0 {
+		cfg.OrphanTimeout = 40 * time.Second
+	}
+	if cfg.RoundTrip <= 0 {
+		cfg.RoundTrip = time.Second
+	}
+	s := &Store{
+		cfg:    cfg,
+		seals:  &sealer{keyset: cfg.Keyset, refresh: cfg.ReloadKeyset, now: cfg.Now},
+		ready:  newRecent[readyKey, string](maxReady),
+		epochs: newRecent[epochKey, int64](maxReady),
+		kept:   newRecent[epochKey, string](maxReady),
+		begins: begins{all: make(map[beginKey]begin)},
+		memory: newMemory(cfg.Now),
+	}
+	s.trails = &chains{backend: cfg.Backend, seals: s.seals, random: cfg.Random, ioTime: cfg.RoundTrip, streams: make(map[trailName]*chain)}
+	switch {
+	case cfg.SpoolDir != "" && cfg.SpoolFiles != nil:
+		return nil, errors.New("vault: config has both SpoolDir and SpoolFiles")
+	case cfg.SpoolDir != "":
+		dir, err := openSpoolDir(cfg.SpoolDir)
+		if err != nil {
+			return nil, err
+		}
+		s.spool = openSpool(dir, s.seals)
+	case cfg.SpoolFiles != nil:
+		s.spool = openSpool(cfg.SpoolFiles, s.seals)
+	}
+	return s, nil
+}
+
+// Run replays the spool now and then, and looks whether the store lost something, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { s.watch(ctx) })
+	if s.spool == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(s.cfg.SpoolInterval)
+	defer tick.Stop()
+	for {
+		if err := s.ReplaySpool(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.WarnContext(ctx, "spool not yet replayed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Close waits for writes that are under way; each ends with its caller's deadline at the latest. It does not close the
+// backend.
+func (s *Store) Close() { s.trails.wait() }
+
+// Append implements broker.Audit.
+func (s *Store) Append(ctx context.Context, entries ...broker.Entry) error {
+	groups := make(map[trailName][]broker.Entry)
+	var order []trailName
+	for _, e := range entries {
+		name := trailName{shard: s.Shard(e.Tenant, e.Subject), tenant: e.Tenant}
+		if groups[name] == nil {
+			order = append(order, name)
+		}
+		groups[name] = append(groups[name], e)
+	}
+	errs := make([]error, len(order))
+	var group sync.WaitGroup
+	for i, name := range order {
+		appendGroup := func() {
+			drafts, err := s.drafts(name.tenant, groups[name])
+			if err == nil {
+				_, err = s.trails.do(ctx, name, writeID("append", "", 0, groups[name]), Step{}, drafts)
+			}
+			errs[i] = err
+		}
+		if len(order) == 1 {
+			appendGroup()
+		} else {
+			group.Go(appendGroup)
+		}
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// writeID names a write by what makes it the same write when it is repeated: the operation, the record and its
+// generation, and the ids of its events. "" when there is nothing that tells two writes apart.
+func writeID(operation, record string, generation int64, entries []broker.Entry, more ...string) string {
+	parts := append([]string{operation, record, strconv.FormatInt(generation, 10)}, more...)
+	unique := len(more) > 0
+	for _, e := range entries {
+		for _, scope := range e.Scopes {
+			parts = append(parts, scope.ID)
+			unique = unique || scope.ID != ""
+		}
+	}
+	if !unique {
+		return ""
+	}
+	sum := sha256.Sum256(joined(parts...))
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
+}
+
+// randomID names a write that nobody repeats but this call.
+func (s *Store) randomID() (string, error) {
+	var raw [12]byte
+	if _, err := io.ReadFull(s.cfg.Random, raw[:]); err != nil {
+		return "", fmt.Errorf("name write: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw[:]), nil
+}
+
+func (s *Store) writeIDOr(id string) (string, error) {
+	if id != "" {
+		return id, nil
+	}
+	return s.randomID()
+}
+
+// readPatiently repeats a read until it succeeds or the context ends.
+func readPatiently[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		got, err := read(ctx)
+		if err == nil {
+			return got, nil
+		}
+		if ctx.Err() != nil || pause > readPatience || !sleep(ctx, pause) {
+			return got, fmt.Errorf("read: %w", err)
+		}
+	}
+}
+
+// readPatience is the last pause after which a read is tried again: three in all. Reads have callers who wait.
+const readPatience = 2 * firstPause
+
+// hashes reads hashes.
+func (s *Store) hashes(ctx context.Context, keys ...string) ([]map[string][]byte, error) {
+	return readPatiently(ctx, func(ctx context.Context) ([]map[string][]byte, error) { return s.cfg.Backend.Hashes(ctx, keys) })
+}

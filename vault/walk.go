@@ -1,0 +1,288 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// verifyChunk is how many entries are read at once.
+const verifyChunk = 500
+
+// walk verifies one stream.
+type walk struct {
+	store   *Store
+	name    trailName
+	writers map[string]*writerWalk
+	order   []string
+	last    string // the id of the last good event
+	lost    []Fault
+
+	entries, events int
+}
+
+// writerWalk is how far the chain of one writer was followed.
+type writerWalk struct {
+	at        position
+	lastID    string // of the last good entry
+	lastEvent string
+	places    map[uint64]placed
+	wanted    *position // what the head said before the walk
+	wantedID  string    // and the stream id that is noted beside it, which nothing protects: for naming neighbours only
+	forged    bool      // its head is not one of ours
+	resumed   bool      // another chain goes on in its place
+	lost      uint64    // up to this place its entries are known to be missing
+}
+
+// placed is an entry that was good.
+type placed struct {
+	id   streamID
+	link link
+}
+
+func (w *walk) run(ctx context.Context) (*Fault, error) {
+	heads, err := w.heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(heads)) {
+		h, writer := heads[name], w.writer(name)
+		writer.forged, writer.wantedID = h.forged, h.id
+		if !h.forged {
+			p := h.position
+			writer.wanted = &p
+		}
+	}
+	fault, err := w.each(ctx, "-", func(e StreamEntry) *Fault { return w.entry(e) })
+	if err != nil {
+		return nil, err
+	}
+	if fault == nil {
+		if fault, err = w.ends(ctx); err != nil || fault == nil {
+			return nil, err
+		}
+		return fault, nil
+	}
+	if fault.Event == "" && fault.Before == "" {
+		fault.Before, err = w.readableAfter(ctx, fault.Entry)
+	}
+	return fault, err
+}
+
+// each calls check with the entries from a stream id on until it returns a fault.
+func (w *walk) each(ctx context.Context, from string, check func(StreamEntry) *Fault) (*Fault, error) {
+	for {
+		query := StreamQuery{Key: streamKey(w.name.shard, w.name.tenant), From: from, To: "+", Limit: verifyChunk}
+		found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) {
+			return w.store.cfg.Backend.Streams(ctx, []StreamQuery{query})
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range found[0] {
+			if fault := check(e); fault != nil {
+				return fault, nil
+			}
+			from = "(" + e.ID
+		}
+		if len(found[0]) < verifyChunk {
+			return nil, nil
+		}
+	}
+}
+
+func (w *walk) writer(name string) *writerWalk {
+	writer := w.writers[name]
+	if writer == nil {
+		writer = &writerWalk{at: position{writer: name}, places: make(map[uint64]placed)}
+		w.writers[name] = writer
+		w.order = append(w.order, name)
+	}
+	return writer
+}
+
+// heads reads the heads of the stream, by writer.
+func (w *walk) heads(ctx context.Context) (map[string]foundHead, error) {
+	found, err := w.store.hashes(ctx, headsKey(w.name.shard, w.name.tenant))
+	if err != nil {
+		return nil, err
+	}
+	return w.store.seals.parseHeads(w.name, found[0]), nil
+}
+
+// entry checks the next entry of the stream.
+func (w *walk) entry(e StreamEntry) *Fault {
+	unreadable := func(what string) *Fault { return &Fault{Entry: e.ID, After: w.last, What: what} }
+	m, unlinked, err := parseMeta(e.Meta)
+	if err != nil {
+		return unreadable("changed or forged: its clear part can't be read")
+	}
+	id, err := parseStreamID(e.ID)
+	if err != nil {
+		return unreadable("changed or forged: its id can't be read")
+	}
+	payload, entry, err := w.store.openEntry(w.name, e.TrailEntry)
+	if err != nil {
+		return unreadable("changed or forged: its seal does not open here")
+	}
+	events := entry.events()
+	bad := func(what string) *Fault { return &Fault{Entry: e.ID, Event: events[0].ID, What: what} }
+	writer := w.writer(m.writer)
+	switch {
+	case m.seq <= writer.at.seq:
+		return bad("reordered or repeated: an entry of an earlier place in its chain lies behind a later one")
+	case m.seq > writer.at.seq+1:
+		return writer.gap(m.seq-1, e.ID, events[0].ID, "between the entries of a chain")
+	case linkOf(writer.at.link, unlinked, payload) != m.link:
+		return bad("changed: its link does not follow from the entry before it")
+	}
+	for _, a := range m.attests {
+		if was, known := writer.places[a.seq]; !known || was.id != a.id {
+			return bad(fmt.Sprintf("reordered: it says that entry %d of its chain had the stream id %s, which it has not", a.seq, a.id))
+		}
+		// Kept: after a lost answer an id may be attested twice.
+	}
+	if r := m.resumes; r != nil {
+		old := w.writer(r.writer)
+		if old.at.seq < r.seq {
+			w.loses(old, r.seq, e.ID, events[0].ID, "which the store had acknowledged and lost")
+		} else if old.places[r.seq].link != r.link {
+			w.replaced(old, r.seq, e.ID, events[0].ID)
+		}
+		// Its head may be gone with its last entries, and says nothing that is not known from here.
+		old.resumed = true
+	}
+	for _, f := range m.found {
+		switch old := w.writer(f.writer); {
+		case old.at.seq < f.seq: // which may be since its writer looked
+			w.loses(old, f.seq, e.ID, events[0].ID, "that were there when the next chain began")
+		case old.places[f.seq].link != f.link:
+			w.replaced(old, f.seq, e.ID, events[0].ID)
+		}
+	}
+	if want := writer.wanted; want != nil && want.seq == m.seq && want.link != m.link {
+		return bad("changed: the head names another entry in its place")
+	}
+	writer.at = position{writer: m.writer, seq: m.seq, link: m.link}
+	writer.places[m.seq] = placed{id: id, link: m.link}
+	writer.lastID = e.ID
+	if last := events[len(events)-1].ID; last != "" {
+		writer.lastEvent, w.last = last, last
+	}
+	w.entries++
+	w.events += len(events)
+	return nil
+}
+
+// loses notes that the end of a chain is missing, up to the place seq; once, whoever tells of it.
+func (w *walk) loses(old *writerWalk, seq uint64, id, event, which string) {
+	if seq <= old.lost {
+		return
+	}
+	lost := old.gap(seq, id, event, which)
+	lost.Lost, old.lost = true, seq
+	w.lost = append(w.lost, *lost)
+}
+
+// replaced notes that another entry has the place seq than the one of which a later entry says that it was there. Both are
+// its writer's, who goes on from where the store was set back to if it was not told that the first one was written.
+func (w *walk) replaced(old *writerWalk, seq uint64, id, event string) {
+	if seq <= old.lost {
+		return
+	}
+	old.lost = seq
+	w.lost = append(w.lost, Fault{Entry: old.placed(seq), Before: event, Lost: true, What: fmt.Sprintf(
+		"dropped: an entry is missing of which entry %s says that it was there, and another one of its writer has its place", id)})
+}
+
+// placed is the stream id of the entry at that place.
+func (w *writerWalk) placed(seq uint64) string {
+	at := w.places[seq].id
+	return at.String()
+}
+
+// gap is the fault that the chain should reach the place seq before the entry of that id and event.
+func (w *writerWalk) gap(seq uint64, id, event, which string) *Fault {
+	f := &Fault{Entry: id, After: w.lastEvent, Before: event, What: fmt.Sprintf("dropped: %s missing %s", entries(seq-w.at.seq), which)}
+	if w.lastID != "" {
+		f.Entry = w.lastID
+	}
+	return f
+}
+
+func entries(n uint64) string {
+	if n == 1 {
+		return "1 entry is"
+	}
+	return fmt.Sprintf("%d entries are", n)
+}
+
+// ends compares where the chains end with what the heads said before the walk, and with what they say after it.
+func (w *walk) ends(ctx context.Context) (*Fault, error) {
+	if len(w.order) == 0 {
+		return &Fault{What: "dropped: nothing is left of a stream that the store knows of"}, nil
+	}
+	after, err := w.heads(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range w.order {
+		writer := w.writers[name]
+		fault := &Fault{Entry: writer.lastID, After: writer.lastEvent}
+		head, there := after[name]
+		switch want := writer.wanted; {
+		case writer.forged || there && head.forged:
+			fault.What = "forged: the head of a chain is not one of ours"
+		case writer.resumed, !there && writer.at.seq == 0 && writer.lost > 0:
+			continue // what is missing is known already
+		case want != nil && want.seq > writer.at.seq:
+			fault.What = fmt.Sprintf("dropped: %s missing at the end of a chain", entries(want.seq-writer.at.seq))
+		case !there:
+			fault.What = "dropped: the head of a chain is missing, and perhaps entries before it"
+		case head.seq < writer.at.seq:
+			fault.What = "changed: the head of a chain is older than its entries"
+		default:
+			continue
+		}
+		return fault, w.neighbours(ctx, fault, writer.wantedID)
+	}
+	return nil, nil
+}
+
+// neighbours names events around the place where the end of a chain should be, as far as that is known.
+func (w *walk) neighbours(ctx context.Context, fault *Fault, place string) (err error) {
+	at, err := parseStreamID(place)
+	if err != nil {
+		return nil // nobody knows where it was
+	}
+	if fault.Before, err = w.readableAfter(ctx, at.String()); err != nil || fault.After != "" {
+		return err
+	}
+	_, err = w.each(ctx, "-", func(e StreamEntry) *Fault {
+		id, err := parseStreamID(e.ID)
+		if err != nil || !id.less(at) {
+			return &Fault{}
+		}
+		if _, entry, err := w.store.openEntry(w.name, e.TrailEntry); err == nil {
+			events := entry.events()
+			fault.After = events[len(events)-1].ID
+		}
+		return nil
+	})
+	return err
+}
+
+// readableAfter returns the first event behind the stream id that can be read, "" if there is none.
+func (w *walk) readableAfter(ctx context.Context, id string) (event string, err error) {
+	_, err = w.each(ctx, "("+id, func(e StreamEntry) *Fault {
+		if _, entry, err := w.store.openEntry(w.name, e.TrailEntry); err == nil {
+			event = entry.events()[0].ID
+		}
+		if event == "" {
+			return nil
+		}
+		return &Fault{}
+	})
+	return event, err
+}

@@ -1,0 +1,23 @@
+// Package web is what browsers see: the consent pages behind a link, the providers' redirect, and the operators'
+// dashboard. It parses and shows; what a link, a state or a code means is decided in package broker.
+//
+// # Reading order
+//
+//	web.go       Config, New, the routes, and the one place where an error becomes a page
+//	consent.go   GET and POST /connect/LINK: ask the user, then go to the provider or cancel
+//	callback.go  GET /oauth2/callback/CONNECTOR and the page that it ends on, GET /consent/ID
+//	security.go  headers, content security policy, cross-origin checks
+//	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
+//	limit.go     how often one address may guess
+//	dashboard.go, login.go, session.go    the operators' part
+//	page.go, words.go, outcome.go         templates, and every sentence that depends on data
+//
+// # What holds for every page
+//
+// Opening a page changes nothing on the server: link previews and mail scanners open everything. Nothing here is ever
+// shown from a provider's error text. Pages work without JavaScript; the one script adds what is handy: a copy button,
+// news of what happens meanwhile, and word to the window that opened the page how it went. The request's Host is never used: all that depends on the public address
+// comes from Config.PublicURL.
+//
+// The package must not know: Redis, providers' endpoints, tokens. No type that it handles can hold a token.
+package web

@@ -1,0 +1,115 @@
+package webtest
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"tokenbroker/broker"
+)
+
+// Link is the one that Service knows.
+const Link = "Zm9yLXRlc3RzLW9ubHktbGluay0wMDE"
+
+// Service answers each call with the function of its field; a nil one answers not_found. Safe for concurrent use once
+// its fields are set.
+type Service struct {
+	Open   func(link broker.Secret) (broker.ConsentPage, error)
+	Start  func(link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error)
+	Cancel func(link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error)
+	Finish func(ctx context.Context, cb broker.Callback) (broker.Finish, error)
+	Again  func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
+	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
+	Record func(op broker.Operator, t broker.EventType) error
+
+	mu    sync.Mutex
+	calls []string
+}
+
+func (s *Service) note(call string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, call)
+}
+
+// Calls are the names of what was asked, in order.
+func (s *Service) Calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Count tells how often that was asked.
+func (s *Service) Count(call string) (n int) {
+	for _, c := range s.Calls() {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func nothing() error { return broker.Errorf(broker.CodeNotFound, "no such thing") }
+
+// OpenLink as web.Service.
+func (s *Service) OpenLink(_ context.Context, link broker.Secret) (broker.ConsentPage, error) {
+	s.note("OpenLink")
+	if s.Open == nil {
+		return broker.ConsentPage{}, nothing()
+	}
+	return s.Open(link)
+}
+
+// StartConsent as web.Service.
+func (s *Service) StartConsent(_ context.Context, link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error) {
+	s.note("StartConsent")
+	if s.Start == nil {
+		return broker.Start{}, nothing()
+	}
+	return s.Start(link, cookie)
+}
+
+// CancelConsent as web.Service.
+func (s *Service) CancelConsent(_ context.Context, link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error) {
+	s.note("CancelConsent")
+	if s.Cancel == nil {
+		return broker.Finish{}, nothing()
+	}
+	return s.Cancel(link, cookie)
+}
+
+// FinishConsent as web.Service.
+func (s *Service) FinishConsent(ctx context.Context, cb broker.Callback) (broker.Finish, error) {
+	s.note("FinishConsent")
+	if s.Finish == nil {
+		return broker.Finish{}, nothing()
+	}
+	return s.Finish(ctx, cb)
+}
+
+// FinishedConsent as web.Service.
+func (s *Service) FinishedConsent(_ context.Context, id string, cookie func(string) broker.Secret) (broker.Finish, error) {
+	s.note("FinishedConsent")
+	if s.Again == nil {
+		return broker.Finish{}, nothing()
+	}
+	return s.Again(id, cookie)
+}
+
+// OperatorConnections as web.Service.
+func (s *Service) OperatorConnections(_ context.Context, op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error) {
+	s.note("OperatorConnections")
+	if s.List == nil {
+		return nil, "", nil
+	}
+	return s.List(op, tenant, q)
+}
+
+// RecordOperator as web.Service.
+func (s *Service) RecordOperator(_ context.Context, op broker.Operator, t broker.EventType, _, _ string) error {
+	s.note("RecordOperator " + string(t))
+	if s.Record == nil {
+		return nil
+	}
+	return s.Record(op, t)
+}
