@@ -13,13 +13,14 @@ import (
 
 // cli is the grammar of the command line; the field tags are the help.
 type cli struct {
-	Dev     devCommand     `cmd:"" help:"Run everything in one process on loopback: sandbox provider, demo chat, in-process Redis. Not for production."`
-	Serve   serveCommand   `cmd:"" help:"Run the broker."`
-	Config  configCommand  `cmd:"" help:"Check a configuration file."`
-	Keyset  keysetCommand  `cmd:"" help:"Manage the encryption keyset."`
-	Client  clientCommand  `cmd:"" help:"Make API keys for clients."`
-	Audit   auditCommand   `cmd:"" help:"Check the audit trail."`
-	Version versionCommand `cmd:"" help:"Print version, commit and Go version."`
+	Dev       devCommand       `cmd:"" help:"Run everything in one process on loopback: sandbox provider, demo chat, in-process Redis. Not for production."`
+	Serve     serveCommand     `cmd:"" help:"Run the broker."`
+	Config    configCommand    `cmd:"" help:"Check a configuration file."`
+	Keyset    keysetCommand    `cmd:"" help:"Manage the encryption keyset."`
+	Client    clientCommand    `cmd:"" help:"Make API keys for clients."`
+	Connector connectorCommand `cmd:"" help:"List the connectors of the catalogue, and what is known of each."`
+	Audit     auditCommand     `cmd:"" help:"Check the audit trail."`
+	Version   versionCommand   `cmd:"" help:"Print version, commit and Go version."`
 }
 
 type configCommand struct {
