@@ -316,6 +316,15 @@ func (r *Registry) Connector(id string) (broker.Connector, bool) {
 	return s.view, true
 }
 
+// Definition returns the connector's definition as its product needs it, with every default. It must not be changed.
+func (r *Registry) Definition(id string) (*Definition, bool) {
+	s, ok := r.servers[id]
+	if !ok {
+		return nil, false
+	}
+	return s.def, true
+}
+
 // Notes are what is no problem of the configuration, but likely not meant.
 func (r *Registry) Notes() []Problem { return slices.Clone(r.notes) }
 

@@ -16,8 +16,9 @@ import (
 )
 
 type connectorCommand struct {
-	List connectorListCommand `cmd:"" help:"Print every connector that can be configured, and how well its facts are known."`
-	Show connectorShowCommand `cmd:"" help:"Print what is known of one connector: its scopes, habits, what is unverified, and the sources."`
+	List  connectorListCommand  `cmd:"" help:"Print every connector that can be configured, and how well its facts are known."`
+	Check connectorCheckCommand `cmd:"" help:"Try a configured connector at its live provider with one consent of yours, and print what it really does."`
+	Show  connectorShowCommand  `cmd:"" help:"Print what is known of one connector: its scopes, habits, what is unverified, and the sources."`
 }
 
 type connectorListCommand struct {

@@ -29,7 +29,7 @@ func TestDevIsQuiet(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	out, errs := &signalWriter{text: "Ctrl-C", seen: cancel}, &bytes.Buffer{}
-	status := run(ctx, []string{"dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--chat-listen", "127.0.0.1:0", "--sandbox-listen", "127.0.0.1:0"}, out, errs)
+	status := run(ctx, []string{"dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--chat-listen", "127.0.0.1:0", "--sandbox-listen", "127.0.0.1:0"}, strings.NewReader(""), out, errs)
 	if status != exitFine || errs.Len() > 0 {
 		t.Errorf("status %d, stderr:\n%s", status, errs)
 	}
@@ -71,7 +71,7 @@ func TestDevAddress(t *testing.T) {
 	}
 
 	errs := &bytes.Buffer{}
-	if status := run(t.Context(), []string{"dev", "--listen", taken}, &bytes.Buffer{}, errs); status != exitFound ||
+	if status := run(t.Context(), []string{"dev", "--listen", taken}, strings.NewReader(""), &bytes.Buffer{}, errs); status != exitFound ||
 		errs.String() != "tokenbroker: cannot listen on "+taken+": address already in use; end what runs there, or give --listen another address\n" {
 		t.Errorf("status %d, stderr %q", status, errs)
 	}

@@ -24,18 +24,19 @@ func main() {
 	// of a refresh token. The wait is bounded all the same: by shutdown_delay and shutdown_timeout, and then by the
 	// deadlines of what is not cut off: a request that is on its way to a provider (35 s) and the storing of its answer.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(status)
 }
 
 // run is the program without its process.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return runCommand(ctx, args, &console{out: stdout, err: stderr, env: processEnvironment()})
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return runCommand(ctx, args, &console{in: stdin, out: stdout, err: stderr, env: processEnvironment()})
 }
 
 // console is what commands print to and read from.
 type console struct {
+	in  io.Reader
 	out io.Writer
 	err io.Writer
 	env environment

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -89,7 +90,7 @@ func TestRunWithoutProcess(t *testing.T) {
 		{[]string{"config", "check"}, exitUsage},
 		{nil, exitUsage},
 	} {
-		if got := run(context.Background(), c.args, discard{}, discard{}); got != c.want {
+		if got := run(context.Background(), c.args, strings.NewReader(""), discard{}, discard{}); got != c.want {
 			t.Errorf("run(%q) = %d, want %d", c.args, got, c.want)
 		}
 	}

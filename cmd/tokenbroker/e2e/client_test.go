@@ -94,17 +94,25 @@ func (c *api) try(method, path string, body any) (answer, error) {
 	return a, nil
 }
 
+// callAgain is how long a caller goes on calling again while a busy machine holds the store up.
+const callAgain = 30 * time.Second
+
+// comeAgain tells whether the broker's store or audit could not do its part just now; nothing is lost by that.
+func (a answer) comeAgain() bool {
+	return a.status == http.StatusServiceUnavailable && a.str("error") == "temporarily_unavailable"
+}
+
 // want makes a call that must end with the status. Where none was expected, it takes a 503 of a store that a busy machine held
-// up as the contract says, and calls again: twice at most.
+// up as the contract says, and calls again, for half a minute at most.
 func (c *api) want(status int, method, path string, body any) answer {
 	c.t.Helper()
 	var a answer
-	for attempt := 0; ; attempt++ {
+	for began := time.Now(); ; {
 		var err error
 		if a, err = c.try(method, path, body); err != nil {
 			c.t.Fatalf("%s %s: %v", method, path, err)
 		}
-		if a.status != http.StatusServiceUnavailable || status == a.status || a.str("error") != "temporarily_unavailable" || attempt == 2 {
+		if status == http.StatusServiceUnavailable || !a.comeAgain() || time.Since(began) > callAgain {
 			break
 		}
 		c.t.Logf("%s %s: called again after %s", method, path, a.raw)

@@ -240,7 +240,14 @@ func TestClusterLosesAMaster(t *testing.T) {
 	seen := crowd.end()
 	refused, lasted := span(seen, died)
 	unaffected, wrong := 0, 0
+	before, wrongBefore := 0, 0
 	for _, a := range seen {
+		if a.at.Before(died) {
+			before++
+			if a.status != 200 {
+				wrongBefore++
+			}
+		}
 		if a.at.Before(died) || affected[a.user] {
 			continue
 		}
@@ -257,9 +264,10 @@ func TestClusterLosesAMaster(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d users had their slots there: %d refusals over %v; the others: %d answers, %d refusals", n, len(affected), refused, lasted, unaffected, wrong)
-	// On a busy machine an event may take longer than 250 ms now and then, failover or not.
-	if wrong*50 > unaffected {
-		t.Errorf("%d of %d answers to users of other slots were refusals", wrong, unaffected)
+	// On a busy machine an event may take longer than 250 ms now and then, failover or not: with all masters there, how often?
+	// The replica that takes over reads its data meanwhile, on the same cores.
+	if usual := float64(wrongBefore) / float64(max(before, 1)); float64(wrong) > (0.02+3*usual)*float64(unaffected) {
+		t.Errorf("%d of %d answers to users of other slots were refusals, before %d of %d", wrong, unaffected, wrongBefore, before)
 	}
 	if n == 0 || n == len(affected) || unaffected == 0 {
 		t.Errorf("%d of %d users are affected: that shows nothing", n, len(affected))
