@@ -125,6 +125,8 @@ type Definition struct {
 	Revocation Revocation `yaml:"revocation"`
 	// API is where and how access tokens are used.
 	API API `yaml:"api"`
+	// Notices is how the provider tells that grants ended; nil: it does not.
+	Notices *Notices `yaml:"notices"`
 
 	// Timeout bounds each request, dial to last byte. Default and maximum 30.
 	Timeout int `yaml:"timeout"`

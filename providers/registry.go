@@ -44,6 +44,7 @@ type ConnectorConfig struct {
 	Name          string // shown to users; default: the product's name, else the provider's
 	ClientID      string
 	ClientSecret  broker.Secret
+	NoticeSecret  broker.Secret // that the provider signs its notices with
 	PKCE          string   // S256: sent although the definition does not know whether the provider has it
 	Scopes        []string // default: the product's
 	DefaultScopes []string // default: all of Scopes
@@ -80,6 +81,7 @@ type server struct {
 	vars   map[string]string // of the {placeholders}, as far as they are known without a grant
 	spell  map[string]string // folded scope -> the spelling that requests use
 	meta   *metadataCache
+	jwks   *jwksCache
 }
 
 // New checks the configuration and makes a Registry. It sends nothing. An error about the configuration is Problems,
@@ -198,7 +200,7 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 	case c.PKCE != "":
 		add("pkce", "must be S256: what it is otherwise the provider's definition says")
 	}
-	s := &server{id: c.ID, def: d, config: c, meta: newMetadataCache(cfg)}
+	s := &server{id: c.ID, def: d, config: c, meta: newMetadataCache(cfg), jwks: &jwksCache{}}
 	if c.ClientID == "" {
 		add("client_id", "is missing")
 	}

@@ -61,6 +61,7 @@ func (d *Definition) validate() Problems {
 	v.oneOf("pkce", d.PKCE, "S256", "unsupported", "unknown")
 	v.oneOf("confidence", d.Confidence, "documented", "code", "uncertain")
 	v.catalogued()
+	v.notices()
 	v.oneOf("rotation", d.Rotation, "none", "grace", "strict")
 	v.vars()
 	v.endpoints()
