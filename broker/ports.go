@@ -246,7 +246,9 @@ const (
 )
 
 // Upstream speaks to the providers. Every method but AuthorizationURL and VerifyCallback sends requests, each with the deadline
-// of its definition and the context's; none follows redirects or repeats a request by itself. Errors are *UpstreamError.
+// of its definition and the context's; none follows redirects or repeats a request by itself. Behind the deadline nothing is
+// sent, but what the provider answered by then is returned, even if this process stood still meanwhile and sees it late. Errors
+// are *UpstreamError.
 type Upstream interface {
 	// AuthorizationURL builds the authorization request (RFC 6749 section 4.1.1, RFC 7636). It may ask for the provider's
 	// metadata (RFC 8414) first.

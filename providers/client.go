@@ -10,9 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -66,20 +64,20 @@ type answer struct {
 	sent   time.Time // just before the request went out
 }
 
-// send sends the request once. The error is an *broker.UpstreamError: unsent when no connection came about, in doubt
-// when one did. It holds neither URL nor anything that the provider sent.
+// send sends the request once, before the deadline or not at all; see there for what comes late. The error is an
+// *broker.UpstreamError: unsent when nothing went out, else in doubt. It holds neither URL nor anything that the provider
+// sent.
 func (c *client) send(ctx context.Context, out outgoing) (answer, error) {
 	limit := c.timeout
 	if out.timeout > 0 {
 		limit = min(limit, out.timeout)
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var connected atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		// With TLS this comes after the handshake. Whatever fails later may have been read by the provider.
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
+	parent, d := ctx, newDeadline(ctx, limit)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(parent))
+	done, watched := make(chan struct{}), make(chan struct{})
+	go func() { defer close(watched); d.watch(parent, cancel, done) }()
+	defer func() { close(done); <-watched; cancel(nil) }()
+	ctx = d.trace(ctx)
 	req, err := http.NewRequestWithContext(ctx, out.method, out.url, nil)
 	if err != nil {
 		return answer{}, &broker.UpstreamError{Class: broker.ClassClientRefused, What: out.what + " has an unusable address"}
@@ -104,7 +102,7 @@ func (c *client) send(ctx context.Context, out outgoing) (answer, error) {
 	resp, err := doer.Do(req)
 	if err != nil {
 		class, what := broker.ClassUnsent, "could not be reached"
-		if connected.Load() {
+		if d.wasSent() {
 			class, what = broker.ClassInDoubt, "did not answer"
 		}
 		return a, &broker.UpstreamError{Class: class, What: out.what + " " + what, Cause: safeCause(ctx, err)}
@@ -149,8 +147,8 @@ func readBounded(r io.Reader) ([]byte, error) {
 // safeCause keeps of an error what can't hold a URL or the provider's bytes: net/http quotes malformed answers, and an
 // answer may echo the request.
 func safeCause(ctx context.Context, err error) error {
-	if ctxErr := ctx.Err(); ctxErr != nil {
-		return ctxErr
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	var (
 		dns     *net.DNSError
@@ -164,6 +162,8 @@ func safeCause(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errAddress):
 		return errAddress
+	case errors.Is(err, errLate):
+		return errLate
 	case errors.Is(err, errTooLong):
 		return errTooLong
 	case errors.As(err, &dns):

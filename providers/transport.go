@@ -36,8 +36,14 @@ func newTransport(cfg Config, allowPrivate bool) *http.Transport {
 		}
 	}
 	return &http.Transport{
-		Proxy:               nil,
-		DialContext:         dial,
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &gatedConn{Conn: conn}, nil
+		},
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.RootCAs},
 		TLSHandshakeTimeout: tlsTimeout,
 		// HTTP/2 repeats requests by itself after GOAWAY and REFUSED_STREAM; HTTP/1.1 only when nothing was written.
@@ -48,7 +54,6 @@ func newTransport(cfg Config, allowPrivate bool) *http.Transport {
 		MaxIdleConnsPerHost:    32,
 		MaxConnsPerHost:        256,
 		IdleConnTimeout:        idleTimeout,
-		ResponseHeaderTimeout:  cfg.Timeout,
 	}
 }
 

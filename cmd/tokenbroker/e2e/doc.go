@@ -11,6 +11,7 @@
 //	after the commit; with a spool and without
 //	killed at random                               TestKillMatrix; 1,000 times: TestChaos
 //	stopped for longer than the lease              TestKilledOrStoppedInARefreshGrace
+//	stopped for longer than the provider's timeout  TestStoppedAcrossTheProvidersTimeout
 //	Redis down, hung, slow, without its scripts    TestRedisDown, TestRedisHung, TestRedisSlowAndForgetful
 //	Redis full, read-only, its disk full           TestRedisRefuses
 //	how soon all is well when Redis is back        TestRedisReturns
