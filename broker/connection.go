@@ -116,6 +116,8 @@ func (c Connection) ExpiresAt() time.Time {
 type Grant struct {
 	AccessToken  Secret
 	RefreshToken Secret // zero: the response had none; on a refresh the old one stays (RFC 6749 section 6)
+	// Withheld says, where there is no access token, why: the response had one that callers can't use. It is not stored.
+	Withheld *UpstreamError
 	// Scopes as reported; ScopesReported false means that the response named none: what was asked was granted
 	// (RFC 6749 section 5.1), or on a refresh, nothing changed.
 	Scopes         ScopeSet

@@ -285,11 +285,14 @@ func TestRefusedConsentRequestsAreRecorded(t *testing.T) {
 	})
 }
 
-type bare struct{ *brokertest.Provider }
+type bare struct {
+	*brokertest.Provider
+	withheld *broker.UpstreamError
+}
 
 func (p *bare) Refresh(ctx context.Context, c string, req broker.RefreshRequest) (broker.Grant, error) {
 	g, err := p.Provider.Refresh(ctx, c, req)
-	g.AccessToken = broker.Secret{}
+	g.AccessToken, g.Withheld = broker.Secret{}, p.withheld
 	return g, err
 }
 

@@ -160,31 +160,48 @@ func TestAlternateOfTheReplacedAccount(t *testing.T) {
 	})
 }
 
-// A refresh that brought no access token is no success.
+// A refresh that brought no access token is no success, and says why it brought none. The refresh token that it brought is
+// what the next one uses.
 func TestRefreshWithoutAccessToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := brokertest.New(t, 1)
-		p := &bare{Provider: h.Provider}
-		s, err := broker.New(broker.Config{
-			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
-			Upstream: p, Connectors: h, PublicURL: "https://broker.example", Owner: "z",
-			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
-			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+	for reason, withheld := range map[string]*broker.UpstreamError{
+		string(broker.ClassInDoubt): nil,
+		string(broker.ClassRefused): {Class: broker.ClassRefused, What: "a token of another kind"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := brokertest.New(t, 1)
+			p := &bare{Provider: h.Provider, withheld: withheld}
+			s, err := broker.New(broker.Config{
+				Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
+				Upstream: p, Connectors: h, PublicURL: "https://broker.example", Owner: "z",
+				Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
+				Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Connect(t, "alice", "files.read")
+			time.Sleep(h.Provider.Lifetime + time.Second)
+			for range 40 {
+				_, err := s.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice"})
+				if broker.CodeOf(err) != broker.CodeProviderUnavailable {
+					t.Errorf("whoever asks hears %v", err)
+				}
+				time.Sleep(250 * time.Millisecond)
+			}
+			ok, failed := len(h.Store.Entries(broker.EventTokenRefreshed)), h.Store.Entries(broker.EventTokenRefreshFailed)
+			if ok != 0 || len(failed) == 0 || h.Provider.Calls > 8 {
+				t.Errorf("%d token.refreshed, %d token.refresh_failed, %d calls in 10 s", ok, len(failed), h.Provider.Calls)
+			}
+			for _, entry := range failed {
+				if entry.Reason != reason {
+					t.Errorf("token.refresh_failed for %q, want %q", entry.Reason, reason)
+				}
+			}
+			if h.Provider.Reuses > 0 {
+				t.Errorf("%d used refresh tokens were sent again", h.Provider.Reuses)
+			}
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.Connect(t, "alice", "files.read")
-		time.Sleep(h.Provider.Lifetime + time.Second)
-		for range 40 {
-			_, _ = s.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice"})
-			time.Sleep(250 * time.Millisecond)
-		}
-		ok, failed := len(h.Store.Entries(broker.EventTokenRefreshed)), len(h.Store.Entries(broker.EventTokenRefreshFailed))
-		if ok != 0 || failed == 0 || h.Provider.Calls > 8 {
-			t.Errorf("%d token.refreshed, %d token.refresh_failed, %d calls in 10 s", ok, failed, h.Provider.Calls)
-		}
-	})
+	}
 }
 
 // The store blinks while a failed refresh is recorded.

@@ -17,12 +17,18 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 	next, lost := renewed(conn, grant, run.want, r.s.cfg.Now())
 	next = r.s.scheduled(next)
 	entries, err := r.refreshedEntries(run, next, lost)
+	missing := grant.Withheld
+	if missing == nil {
+		missing = &UpstreamError{Class: ClassInDoubt, What: "the answer held no access token"}
+	}
 	if grant.AccessToken.IsZero() {
 		// An answer with a refresh token alone is odd, but what it holds is the grant: it is stored, and then tried again.
 		next.Tokens, next.Lifetime, next.LastRefreshed = conn.Tokens, conn.Lifetime, conn.LastRefreshed
 		next.Failures, next.FailingSince = conn.Failures, conn.FailingSince
 		next = r.failing(next, nil)
-		entries, err = r.failedEntries(run, next, &UpstreamError{Class: ClassInDoubt, What: "the answer held no access token"})
+		entries, err = r.failedEntries(run, next, missing)
+		r.s.cfg.Log.ErrorContext(ctx, "a refresh brought a refresh token, which is kept, and no access token that could be handed out",
+			"connector", conn.Connector, "connection", conn.ID, "error", missing)
 	}
 	if err != nil {
 		// Without randomness for event ids there can be no entries; the grant is stored all the same.
@@ -33,7 +39,7 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 		stored, err := r.commitOnce(ctx, lease, next, run.want.key, grant, entries)
 		switch {
 		case err == nil && grant.AccessToken.IsZero():
-			return Connection{}, unavailable(stored.RetryAt.Sub(r.s.cfg.Now()), errors.New("the answer held no access token"))
+			return Connection{}, unavailable(stored.RetryAt.Sub(r.s.cfg.Now()), missing)
 		case err == nil:
 			return stored, nil
 		case errors.Is(err, ErrConflict):

@@ -1,9 +1,9 @@
 package providers
 
 import (
+	"crypto/subtle"
 	"encoding/base64"
 	"math"
-	"mime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,21 +19,24 @@ const (
 )
 
 // readGrant reads a token response. The refresh token comes first and nothing after it can fail: with a provider that
-// rotates it is the only one left (faults.md, step 5). renewal: there is a refresh token already, the one just used.
-func (s *server) readGrant(a answer, paths *TokenResponse, renewal bool) (broker.Grant, error) {
-	tree := readTree(a)
-	if a.status < 200 || a.status > 299 {
-		return broker.Grant{}, s.failure("token endpoint", a, tree)
-	}
+// rotates it is the only one left (faults.md, step 5). used is the refresh token that was sent; zero: it was a code.
+func (s *server) readGrant(a answer, paths *TokenResponse, used broker.Secret) (broker.Grant, error) {
+	tree, renewal := readTree(a), !used.IsZero()
 	var g broker.Grant
 	g.RefreshToken = broker.NewSecret(tree.secret(paths.RefreshToken))
 	if token := tree.secret(paths.AccessToken); visible(token) {
 		g.AccessToken = broker.NewSecret(token)
 	}
-	// Tokens beside an error are tokens. An error says what it is only where there are none; an exchange without an access
-	// token is no grant, but a refresh that brought just a new refresh token must keep it.
-	if g.AccessToken.IsZero() && (!renewal || g.RefreshToken.IsZero()) {
+	if !s.brings(g, a, tree, used) {
 		return broker.Grant{}, s.failure("token endpoint", a, tree)
+	}
+	if kind := tree.text(paths.TokenType); !g.AccessToken.IsZero() && !s.def.bearer(kind) {
+		why := &broker.UpstreamError{Class: broker.ClassRefused, Status: a.status,
+			What: "token endpoint gave an access token that is no bearer token (token_type), nor of a type that the provider's token_types lists"}
+		if !renewal || g.RefreshToken.IsZero() {
+			return broker.Grant{}, why
+		}
+		g.AccessToken, g.Withheld = broker.Secret{}, why
 	}
 	s.readLife(&g, a, tree, paths, renewal)
 	g.Scopes, g.ScopesReported = s.reported(tree.at(paths.Scope), paths.ScopeSeparator)
@@ -49,6 +52,28 @@ func (s *server) readGrant(a answer, paths *TokenResponse, renewal bool) (broker
 	claims := s.claims(tree.text(paths.IDToken))
 	g.Account = complete(g.Account, claims.account(*s.def.IDToken))
 	return g, nil
+}
+
+// brings tells whether the answer holds what is worth keeping. Tokens beside an error are tokens, whatever the HTTP status:
+// the error says what it is only where there are none. But an answer that failed may repeat what was sent, which is no news,
+// and an access token alone is none against an error: nothing is lost with it. An exchange without an access token is no
+// grant, but a refresh that brought just a new refresh token must keep it.
+func (s *server) brings(g broker.Grant, a answer, t tree, used broker.Secret) bool {
+	fresh := !g.RefreshToken.IsZero() && subtle.ConstantTimeCompare([]byte(g.RefreshToken.Reveal()), []byte(used.Reveal())) != 1
+	if g.AccessToken.IsZero() {
+		return !used.IsZero() && fresh
+	}
+	if fresh || a.status >= 200 && a.status < 300 {
+		return true
+	}
+	code, _, _ := s.code(t)
+	return code == "" && !t.saysNotOK(s.def.Errors.OK)
+}
+
+// bearer tells whether an access token of that type can be presented as a bearer token. A client must not use one of a type
+// that it does not understand (RFC 6749 section 7.1), such as mac or DPoP, whose proof of possession callers could not give.
+func (d *Definition) bearer(kind string) bool {
+	return kind == "" || strings.EqualFold(kind, "bearer") || slices.ContainsFunc(d.TokenTypes, func(t string) bool { return strings.EqualFold(t, kind) })
 }
 
 // visible tells whether a token is made of VSCHAR alone (RFC 6749 appendix A.12). Callers put access tokens into headers: a
@@ -149,15 +174,6 @@ func moment(value any) time.Time {
 		return time.UnixMilli(int64(n))
 	}
 	return time.Unix(int64(n), 0)
-}
-
-// readTree reads a body as JSON or, where it says that it is one, as a form (RFC 6749 asks for JSON; some do not care).
-func readTree(a answer) tree {
-	kind, _, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
-	if kind == "application/x-www-form-urlencoded" {
-		return formTree(a.body)
-	}
-	return jsonTree(a.body)
 }
 
 // claims reads the payload of an id_token that came straight from the token endpoint over TLS, where the signature need

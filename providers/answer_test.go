@@ -103,30 +103,60 @@ func TestExpiryCountsFromSending(t *testing.T) {
 
 // faults.md "Malformed success": whatever else is odd, a new refresh token is never lost.
 func TestRefreshTokenIsNeverLost(t *testing.T) {
-	for name, tt := range map[string]struct{ contentType, body string }{
-		"error beside":         {"", `{"error":"invalid_grant","access_token":"a","refresh_token":"new"}`},
-		"no access token":      {"", `{"refresh_token":"new"}`},
-		"cut in expires_in":    {"", `{"access_token":"a","refresh_token":"new","expires_in":36`},
-		"cut in a string":      {"", `{"access_token":"a","refresh_token":"new","scope":"files.re`},
-		"not JSON before":      {"", `{"access_token":"a","expires_in":NaN,"refresh_token":"new"}`},
-		"comma missing":        {"", `{"access_token":"a" "refresh_token" : "new"}`},
-		"trailing garbage":     {"", `{"access_token":"a","refresh_token":"new"}<!-- x -->`},
-		"trailing comma":       {"", `{"access_token":"a","refresh_token":"new",}`},
-		"repeated, last empty": {"", `{"access_token":"a","refresh_token":"new","refresh_token":""}`},
-		"repeated":             {"", `{"access_token":"a","refresh_token":"old","refresh_token":"new"}`},
-		"other case beside":    {"", `{"access_token":"a","refresh_token":"new","Refresh_Token":"wrong","REFRESH_TOKEN":"wrong"}`},
-		"BOM":                  {"", "\xef\xbb\xbf" + `{"access_token":"a","refresh_token":"new"}`},
-		"called HTML":          {"text/html", `{"access_token":"a","refresh_token":"new"}`},
-		"form":                 {"application/x-www-form-urlencoded; charset=utf-8", `access_token=a&refresh_token=new&expires_in=60`},
-		"broken form":          {"application/x-www-form-urlencoded", `access_token=a&refresh_token=new&x=%zz`},
-		"deep":                 {"", `{"access_token":"a","x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"refresh_token":"new"}`},
-		"escaped":              {"", `{"access_token":"a","refresh_token":"n\u0065w"}`},
-		"odd types":            {"", `{"access_token":"a","refresh_token":"new","scope":7,"expires_in":[],"id_token":{}}`},
+	const long = maxBody + 1000
+	for name, tt := range map[string]struct {
+		contentType, body string
+		status            int // 0: 200
+	}{
+		"error beside":         {contentType: "", body: `{"error":"invalid_grant","access_token":"a","refresh_token":"new"}`},
+		"no access token":      {contentType: "", body: `{"refresh_token":"new"}`},
+		"cut in expires_in":    {contentType: "", body: `{"access_token":"a","refresh_token":"new","expires_in":36`},
+		"cut in a string":      {contentType: "", body: `{"access_token":"a","refresh_token":"new","scope":"files.re`},
+		"not JSON before":      {contentType: "", body: `{"access_token":"a","expires_in":NaN,"refresh_token":"new"}`},
+		"comma missing":        {contentType: "", body: `{"access_token":"a" "refresh_token" : "new"}`},
+		"trailing garbage":     {contentType: "", body: `{"access_token":"a","refresh_token":"new"}<!-- x -->`},
+		"trailing comma":       {contentType: "", body: `{"access_token":"a","refresh_token":"new",}`},
+		"repeated, last empty": {contentType: "", body: `{"access_token":"a","refresh_token":"new","refresh_token":""}`},
+		"repeated":             {contentType: "", body: `{"access_token":"a","refresh_token":"old","refresh_token":"new"}`},
+		"other case beside":    {contentType: "", body: `{"access_token":"a","refresh_token":"new","Refresh_Token":"wrong","REFRESH_TOKEN":"wrong"}`},
+		"BOM":                  {contentType: "", body: "\xef\xbb\xbf" + `{"access_token":"a","refresh_token":"new"}`},
+		"called HTML":          {contentType: "text/html", body: `{"access_token":"a","refresh_token":"new"}`},
+		"form":                 {contentType: "application/x-www-form-urlencoded; charset=utf-8", body: `access_token=a&refresh_token=new&expires_in=60`},
+		"broken form":          {contentType: "application/x-www-form-urlencoded", body: `access_token=a&refresh_token=new&x=%zz`},
+		"deep":                 {contentType: "", body: `{"access_token":"a","x":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"refresh_token":"new"}`},
+		"escaped":              {contentType: "", body: `{"access_token":"a","refresh_token":"n\u0065w"}`},
+		"odd types":            {contentType: "", body: `{"access_token":"a","refresh_token":"new","scope":7,"expires_in":[],"id_token":{}}`},
+		"BOM and space":        {body: "\xef\xbb\xbf\r\n " + `{"access_token":"a","refresh_token":"new"}`},
+		"called plain text":    {contentType: "text/plain", body: `{"access_token":"a","refresh_token":"new"}`},
+		"JSON called a form":   {contentType: "application/x-www-form-urlencoded", body: `{"access_token":"a","refresh_token":"new"}`},
+		"form called JSON":     {contentType: "application/json", body: "access_token=a&refresh_token=new&token_type=bearer\n"},
+		"form called nothing":  {body: `refresh_token=n%65w&access_token=a`},
+		"guard":                {body: ")]}'\n" + `{"access_token":"a","refresh_token":"new"}`},
+		"guard with a comma":   {body: ")]}',\n" + `{"access_token":"a","refresh_token":"new"}`},
+		"in an array":          {body: `[ {"access_token":"a","refresh_token":"new"} ]`},
+		"nothing but numbers":  {body: `{"access_token":7,"refresh_token":"new","expires_in":"x"}`},
+		"called gzip":          {contentType: "gzip", body: `{"access_token":"a","refresh_token":"new"}`},
+		"too long":             {body: `{"access_token":"a","refresh_token":"new","x":"` + strings.Repeat("x", long) + `"}`},
+		"too long, a form":     {body: `access_token=a&refresh_token=new&x=` + strings.Repeat("x", long)},
+		"error status":         {status: 400, body: `{"error":"invalid_grant","access_token":"a","refresh_token":"new"}`},
+		"error status, alone":  {status: 401, body: `{"error":"invalid_client","refresh_token":"new"}`},
+		"server error":         {status: 500, body: `{"access_token":"a","refresh_token":"new"}`},
+		"unavailable":          {status: 503, body: `{"access_token":"a","refresh_token":"new"}`},
+		"another redirect":     {status: 302, body: `{"access_token":"a","refresh_token":"new"}`},
+		"created":              {status: 201, body: `{"access_token":"a","refresh_token":"new"}`},
+		"line break in a text": {body: "{\"error_description\":\"a\nb \\\"refresh_token\\\":\\\"no\\\"\",\"refresh_token\":\"new\",\"access_token\":\"a\"}"},
+		"another's beside it":  {body: `{"user":{"refresh_token":"no"},"x":NaN,"refresh_token":"new","access_token":"a"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			f.mux.HandleFunc("/token", func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", tt.contentType)
+				if tt.contentType == "gzip" {
+					w.Header().Set("Content-Encoding", "gzip")
+				}
+				if tt.status > 0 {
+					w.WriteHeader(tt.status)
+				}
 				_, _ = io.WriteString(w, tt.body)
 			})
 			g, err := refreshOnce(t, connect(t, setup{yaml: f.plain()}))
@@ -137,6 +167,79 @@ func TestRefreshTokenIsNeverLost(t *testing.T) {
 				t.Error("a token that was refreshed is taken for one without end")
 			}
 		})
+	}
+}
+
+// What only looks like a refresh token is none: what was sent, repeated in a refusal; a text; another's; one without its end.
+func TestWhatIsNoRefreshToken(t *testing.T) {
+	const sent = canaryRefresh
+	for name, tt := range map[string]struct {
+		status int
+		body   string
+		class  broker.Class // "": it is a grant, without a refresh token
+	}{
+		"repeated in a refusal":        {400, `{"error":"invalid_grant","refresh_token":"` + sent + `"}`, broker.ClassGrantDead},
+		"repeated with an old token":   {400, `{"error":"invalid_grant","access_token":"a","refresh_token":"` + sent + `"}`, broker.ClassGrantDead},
+		"repeated in a refusal by 200": {200, `{"error":"invalid_grant","refresh_token":"` + sent + `"}`, broker.ClassGrantDead},
+		"access token in a refusal":    {400, `{"error":"invalid_grant","access_token":"a"}`, broker.ClassGrantDead},
+		"in a text":                    {400, `{"error":"invalid_grant","error_description":"{\"refresh_token\":\"no\"}"}`, broker.ClassGrantDead},
+		"in a text that is cut":        {400, `{"error":"invalid_grant","error_description":"\"refresh_token\":\"no\" `, broker.ClassGrantDead},
+		"in a page":                    {200, `<html><pre>{"refresh_token":"no"}</pre>refresh_token=no`, broker.ClassInDoubt},
+		"another's":                    {200, `{"access_token":"a","user":{"refresh_token":"no"},"scope":"x`, ""},
+		"without its end":              {200, `{"access_token":"a","refresh_token":"no`, ""},
+		"a number without its end":     {200, `{"access_token":"a","refresh_token":12`, ""},
+		"an object":                    {200, `{"access_token":"a","refresh_token":{"refresh_token":"no"}}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.answers("/token", tt.status, tt.body)
+			g, err := refreshOnce(t, connect(t, setup{yaml: f.plain()}))
+			if tt.class != "" {
+				class(t, err, tt.class)
+			} else if err != nil || !g.RefreshToken.IsZero() || g.AccessToken.Reveal() != "a" {
+				t.Errorf("refresh token %q, error %v", g.RefreshToken.Reveal(), err)
+			}
+		})
+	}
+	cut := answer{status: 200, body: []byte("access_token=a&refresh_token=no"), broken: io.ErrUnexpectedEOF}
+	if got := readTree(cut).secret("refresh_token"); got != "" {
+		t.Errorf("a form that was cut short gave %q", got)
+	}
+}
+
+// Of a nested token what the path says counts, also where the answer can't be read to its end.
+func TestNestedRefreshTokenOfAFragment(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"refresh_token":"bot","x":NaN,"user":{"a":[{"refresh_token":"no"}],"refresh_token":"new"},`: "new",
+		`{"user":{"scope":"x","refresh_token":"new","y":`:                                             "new",
+		`{"x":NaN,"user":{"deep":{"refresh_token":"no"}}}`:                                            "",
+		`{"x":NaN,"user":{},"refresh_token":"bot"}`:                                                   "",
+	} {
+		if got := jsonTree([]byte(body)).secret("user.refresh_token"); got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+// RFC 6749 section 7.1: a token whose type is not understood is not used. The refresh token beside it is kept.
+func TestTokenTypes(t *testing.T) {
+	for kind, ok := range map[string]bool{`"Bearer"`: true, `"bearer"`: true, `"BEARER"`: true, `""`: true, `null`: true, `"BOT"`: true, `"bot"`: true,
+		`"DPoP"`: false, `"mac"`: false, `"N_A"`: false, `"user"`: false} {
+		f := newFake(t)
+		f.answers("/token", 200, `{"access_token":"a","refresh_token":"new","expires_in":60,"token_type":`+kind+`}`)
+		r := connect(t, setup{yaml: f.plain("  token_types: [bot]")})
+		g, err := refreshOnce(t, r)
+		if err != nil || g.RefreshToken.Reveal() != "new" || g.AccessToken.IsZero() == ok || (g.Withheld == nil) != ok {
+			t.Errorf("%s: refresh token %q, withheld %v, error %v", kind, g.RefreshToken.Reveal(), g.Withheld, err)
+		}
+		if !ok && (g.Withheld.Class != broker.ClassRefused || !strings.Contains(g.Withheld.Error(), "token_type") || g.Lifetime != 0) {
+			t.Errorf("%s: %v, lifetime %v", kind, g.Withheld, g.Lifetime)
+		}
+		if _, err := exchangeOnce(t, r); !ok {
+			class(t, err, broker.ClassRefused)
+		} else if err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
 	}
 }
 

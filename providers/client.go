@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"syscall"
 	"time"
 
@@ -119,15 +118,15 @@ func (c *client) send(ctx context.Context, out outgoing) (answer, error) {
 var errTooLong = errors.New("answer is too long")
 
 // readBody reads at most maxBody. What was read before an error is returned with it. Compression was not asked for, but
-// a refresh token must not be lost to a server that compresses nevertheless.
+// a refresh token must not be lost to a server that compresses nevertheless, nor to one that only says that it does.
 func readBody(resp *http.Response) ([]byte, error) {
 	body, err := readBounded(resp.Body)
-	if !strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+	if !bytes.HasPrefix(body, []byte("\x1f\x8b")) { // RFC 1952 section 2.3.1; nothing that is read here begins so
 		return body, err
 	}
 	z, zerr := gzip.NewReader(bytes.NewReader(body))
 	if zerr != nil {
-		return nil, errors.Join(err, errors.New("answer is not the gzip it says it is"))
+		return nil, errors.Join(err, errors.New("answer is gzip that can't be read"))
 	}
 	plain, zerr := readBounded(z)
 	if err == nil && zerr != nil {

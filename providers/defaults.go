@@ -84,6 +84,7 @@ func (r *TokenResponse) withDefaults() *TokenResponse {
 	def(&c.AccessToken, "access_token")
 	def(&c.RefreshToken, "refresh_token")
 	def(&c.IDToken, "id_token")
+	def(&c.TokenType, "token_type")
 	def(&c.Scope, "scope")
 	def(&c.ExpiresIn, "expires_in")
 	def(&c.ExpiresAt, "none")

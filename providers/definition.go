@@ -112,6 +112,9 @@ type Definition struct {
 	RefreshResponse *TokenResponse `yaml:"refresh_response"`
 	// AccessTokenTTL is assumed where an answer has no usable lifetime. Default 300 if there is a refresh token.
 	AccessTokenTTL int `yaml:"access_token_ttl"`
+	// TokenTypes are values of token_type, in any case, that mean a bearer token, beside Bearer itself and none at all
+	// (RFC 6749 section 7.1). A token of another type is not handed out.
+	TokenTypes []string `yaml:"token_types"`
 	// Errors says what error codes mean, beside those of the RFCs.
 	Errors Errors `yaml:"errors"`
 
@@ -207,6 +210,7 @@ type TokenResponse struct {
 	AccessToken  string `yaml:"access_token"`  // default access_token
 	RefreshToken string `yaml:"refresh_token"` // default refresh_token
 	IDToken      string `yaml:"id_token"`      // default id_token
+	TokenType    string `yaml:"token_type"`    // default token_type; see token_types
 	// Scope is a string or an array. Default scope.
 	Scope string `yaml:"scope"`
 	// ScopeSeparator in that string. Default: white space, and the definition's separator.

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -130,13 +131,18 @@ func (t tree) saysNotOK(path string) bool {
 	return ok && text != "true"
 }
 
-// retryAfter reads seconds or a date (RFC 9110 section 10.2.3).
+// retryAfter reads seconds, however many, or a date (RFC 9110 section 10.2.3).
 func retryAfter(value string, now time.Time) time.Duration {
-	var d time.Duration
-	if seconds, err := strconv.ParseInt(strings.TrimSpace(value), 10, 32); err == nil {
-		d = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
-		d = at.Sub(now)
+	value = strings.TrimSpace(value)
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, min(at.Sub(now), maxRetryAfter))
 	}
-	return max(0, min(d, maxRetryAfter))
+	seconds, err := strconv.ParseFloat(value, 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange), !(seconds > 0): // NaN is not
+		return 0
+	case seconds >= maxRetryAfter.Seconds():
+		return maxRetryAfter
+	}
+	return time.Duration(seconds * float64(time.Second))
 }

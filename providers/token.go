@@ -49,7 +49,7 @@ func (r *Registry) Exchange(ctx context.Context, connector string, req broker.Ex
 	if err != nil {
 		return broker.Grant{}, err
 	}
-	grant, err := s.readGrant(a, s.def.TokenResponse, false)
+	grant, err := s.readGrant(a, s.def.TokenResponse, broker.Secret{})
 	if err != nil {
 		return broker.Grant{}, err
 	}
@@ -104,7 +104,7 @@ func (r *Registry) Refresh(ctx context.Context, connector string, req broker.Ref
 	if err != nil {
 		return broker.Grant{}, err
 	}
-	grant, err := s.readGrant(a, s.def.RefreshResponse, true)
+	grant, err := s.readGrant(a, s.def.RefreshResponse, req.RefreshToken)
 	for name, value := range req.Vars {
 		if _, renewed := grant.Vars[name]; err == nil && !renewed {
 			grant.Vars = set(grant.Vars, name, value)

@@ -3,7 +3,6 @@ package providers
 import (
 	"bytes"
 	"encoding/json"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,22 +24,25 @@ type tree struct {
 }
 
 func jsonTree(body []byte) tree {
-	body = bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf"))
+	body = unwrapped(body)
 	if len(body) == 0 || body[0] != '{' {
 		return tree{cut: true}
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()
-	value, whole := readValue(dec, 0)
+	value, whole := readValue(dec, int64(len(body)), 0)
 	root, _ := value.(map[string]any)
 	return tree{root: root, raw: body, cut: !whole}
 }
 
 // readValue reads as far as it can: an answer that ends in the middle still gives what it had said.
-func readValue(dec *json.Decoder, depth int) (any, bool) {
+func readValue(dec *json.Decoder, end int64, depth int) (any, bool) {
 	tok, err := dec.Token()
 	if err != nil || depth > maxDepth {
 		return nil, false
+	}
+	if _, number := tok.(json.Number); number && dec.InputOffset() == end {
+		return nil, false // more digits may have been to come
 	}
 	switch tok {
 	case json.Delim('{'):
@@ -51,7 +53,7 @@ func readValue(dec *json.Decoder, depth int) (any, bool) {
 			if err != nil || !ok {
 				return m, false
 			}
-			value, whole := readValue(dec, depth+1)
+			value, whole := readValue(dec, end, depth+1)
 			if _, had := m[key]; value != nil && value != "" || !had {
 				m[key] = value
 			}
@@ -64,7 +66,7 @@ func readValue(dec *json.Decoder, depth int) (any, bool) {
 	case json.Delim('['):
 		list := []any{}
 		for dec.More() {
-			value, whole := readValue(dec, depth+1)
+			value, whole := readValue(dec, end, depth+1)
 			if list = append(list, value); !whole {
 				return list, false
 			}
@@ -75,22 +77,9 @@ func readValue(dec *json.Decoder, depth int) (any, bool) {
 	return tok, true
 }
 
-func formTree(body []byte) tree {
-	values, err := url.ParseQuery(string(body)) // what it could read comes back beside the error
-	root := map[string]any{}
-	for key, list := range values {
-		for _, value := range list {
-			if _, had := root[key]; value != "" || !had {
-				root[key] = value
-			}
-		}
-	}
-	return tree{root: root, cut: err != nil}
-}
-
 // listTree reads an answer that may be an array: it is at items then.
 func listTree(body []byte) tree {
-	body = bytes.TrimSpace(body)
+	body = unwrapped(body)
 	if len(body) == 0 || body[0] != '[' {
 		return jsonTree(body)
 	}
@@ -169,22 +158,9 @@ func (t tree) secret(path string) string {
 	if !t.cut {
 		return ""
 	}
-	for _, key := range strings.Split(path, "|") {
-		quoted, err := json.Marshal(key)
-		if err != nil || strings.Contains(key, ".") {
-			continue // nested: which of several it is can't be told from a fragment
-		}
-		for rest := t.raw; ; {
-			i := bytes.Index(rest, quoted)
-			if i < 0 {
-				break
-			}
-			rest = rest[i+len(quoted):]
-			value, ok := bytes.CutPrefix(bytes.TrimSpace(rest), []byte(":"))
-			var s string
-			if ok && json.NewDecoder(bytes.NewReader(value)).Decode(&s) == nil && s != "" {
-				return s
-			}
+	for _, alternative := range strings.Split(path, "|") {
+		if found := fragment(t.raw, alternative); found != "" {
+			return found
 		}
 	}
 	return ""

@@ -270,6 +270,11 @@ func (v *validation) tokens() {
 	v.headers("token_request.headers", d.TokenRequest.Headers)
 	v.params("token_request.exchange_params", d.TokenRequest.ExchangeParams)
 	v.params("token_request.refresh_params", d.TokenRequest.RefreshParams)
+	for i, kind := range d.TokenTypes {
+		if kind = strings.ToLower(kind); strings.TrimSpace(kind) == "" || kind == "mac" || kind == "dpop" {
+			v.add("token_types", "entry %d can't be presented as a bearer token", i+1)
+		}
+	}
 	v.response("token_response", d.TokenResponse)
 	v.response("refresh_response", d.RefreshResponse)
 }

@@ -56,6 +56,11 @@ const (
 	KindOmitScope Kind = "omit_scope"
 	// KindExtraError puts an error key beside the tokens of a 200.
 	KindExtraError Kind = "extra_error"
+	// KindDisguise answers with the tokens as Value says: html and text call the JSON that, mislabelled calls it a form, form
+	// makes it one and calls that JSON, guarded puts )]}' before it, bom a byte order mark, array makes it the element of
+	// one, trailing puts something behind it, repeated has empty tokens as well, long is more than a megabyte, dpop gives
+	// the token another type. Status, default 200, goes with it, and from 400 on an error beside the tokens.
+	KindDisguise Kind = "disguise"
 	// KindNoIss leaves iss out of the authorization response, KindWrongIss puts Value there (RFC 9207).
 	KindNoIss    Kind = "no_iss"
 	KindWrongIss Kind = "wrong_iss"
@@ -76,9 +81,9 @@ type Fault struct {
 	When  string `json:"when,omitempty"`
 
 	Delay      time.Duration `json:"-"`                     // latency
-	Status     int           `json:"status,omitempty"`      // status, redirect
+	Status     int           `json:"status,omitempty"`      // status, redirect, disguise
 	RetryAfter int           `json:"retry_after,omitempty"` // status: seconds
-	Value      string        `json:"value,omitempty"`       // error, expires_in, wrong_iss, redirect
+	Value      string        `json:"value,omitempty"`       // error, expires_in, wrong_iss, redirect, disguise
 	Scopes     []string      `json:"scopes,omitempty"`      // reduce_scopes
 }
 
@@ -120,6 +125,11 @@ func (f *Fault) complete() error {
 		if f.Value == "" {
 			return errors.New("sandbox: kind error needs the OAuth error in value")
 		}
+	case KindDisguise:
+		targets, when = tokens, After
+		if _, ok := disguises[f.Value]; !ok && f.Value != "" {
+			return fmt.Errorf("sandbox: disguise %q is not known", f.Value)
+		}
 	case KindExpiresIn, KindOmitScope, KindExtraError:
 		targets, when = tokens, After
 	case KindOmitRefresh, KindReduceScopes:
@@ -146,7 +156,7 @@ func (f *Fault) complete() error {
 		return errors.New("sandbox: kind redirect needs the address in value")
 	}
 	if f.Status == 0 {
-		f.Status = map[Kind]int{KindStatus: 503, KindRedirect: 307}[f.Kind]
+		f.Status = map[Kind]int{KindStatus: 503, KindRedirect: 307, KindDisguise: 200}[f.Kind]
 	} else if f.Status < 200 || f.Status > 599 {
 		return fmt.Errorf("sandbox: status %d is out of range", f.Status)
 	}

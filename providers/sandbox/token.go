@@ -82,9 +82,19 @@ func (s *Server) finish(answer *buffered, strikes strikes) {
 	if _, ok := strikes.of(KindExtraError); ok {
 		fields["error"] = json.RawMessage(`"temporarily_unavailable"`)
 	}
+	f, disguised := strikes.of(KindDisguise)
+	if disguised && f.Status >= 400 {
+		fields["error"] = json.RawMessage(`"invalid_grant"`)
+	}
+	if f.Value == "dpop" {
+		fields["token_type"] = json.RawMessage(`"DPoP"`)
+	}
 	body, err := json.Marshal(fields)
 	if err != nil {
 		return
+	}
+	if disguised {
+		body = disguise(answer, f, body)
 	}
 	answer.body.Reset()
 	answer.body.Write(body)

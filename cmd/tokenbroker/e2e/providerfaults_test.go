@@ -273,6 +273,17 @@ func TestProviderAnswersOddly(t *testing.T) {
 		"no refresh token": {fault: sandbox.Fault{Kind: sandbox.KindOmitRefresh}},
 		"no scope":         {fault: sandbox.Fault{Kind: sandbox.KindOmitScope}},
 		"error beside it":  {fault: sandbox.Fault{Kind: sandbox.KindExtraError}},
+		"called HTML":      {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "html"}},
+		"called a form":    {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "mislabelled"}},
+		"a form":           {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "form"}},
+		"guarded":          {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "guarded"}},
+		"byte order mark":  {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "bom"}},
+		"in an array":      {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "array"}},
+		"trailing text":    {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "trailing"}},
+		"repeated keys":    {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "repeated"}},
+		"over a megabyte":  {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Value: "long"}},
+		"status 400":       {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Status: 400}},
+		"status 500":       {fault: sandbox.Fault{Kind: sandbox.KindDisguise, Status: 500, Value: "text"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			begin(t)
@@ -289,6 +300,25 @@ func TestProviderAnswersOddly(t *testing.T) {
 			fresh(t) // with the refresh token that came along
 		})
 	}
+	t.Run("a token that is no bearer token", func(t *testing.T) {
+		begin(t)
+		c := c.within(t)
+		r.inject(sandbox.Fault{On: sandbox.TargetRefresh, Kind: sandbox.KindDisguise, Value: "dpop", Times: 1})
+		c.want(503, "POST", "/v1/tokens", object{"connector": "files", "subject": subject, "min_ttl": 3600})
+		if a := c.token(subject); a.str("access_token") != token {
+			t.Error("a token that callers could not use went out")
+		}
+		eventually(t, 20*time.Second, "the next refresh, with the refresh token that came along", func() error {
+			a, err := c.try("POST", "/v1/tokens", object{"connector": "files", "subject": subject, "min_ttl": 3600})
+			if err != nil || a.status != 200 {
+				return fmt.Errorf("%v, %d", err, a.status)
+			}
+			return nil
+		})
+		if g := r.grant("alice"); g.Refreshes != 2 || g.Failures != 0 || g.Revoked != "" {
+			t.Errorf("the provider's view: %+v", g)
+		}
+	})
 	t.Run("scopes reduced", func(t *testing.T) {
 		begin(t)
 		c := c.within(t)
