@@ -43,7 +43,7 @@ func (s *server) readGrant(a answer, paths *TokenResponse, used broker.Secret) (
 	g.Extra = tree.extras(nil, paths.Extra)
 	for name, decl := range s.def.Vars {
 		if path, ok := strings.CutPrefix(decl.From, "token_response."); ok {
-			if value := tree.text(path); decl.accepts(value) {
+			if value, ok := decl.learned(tree.text(path)); ok {
 				g.Vars = set(g.Vars, name, value)
 			}
 		}
@@ -67,7 +67,7 @@ func (s *server) brings(g broker.Grant, a answer, t tree, used broker.Secret) bo
 		return true
 	}
 	code, _, _ := s.code(t)
-	return code == "" && !t.saysNotOK(s.def.Errors.OK)
+	return code == "" && !t.saysNotOK(s.def.Errors)
 }
 
 // bearer tells whether an access token of that type can be presented as a bearer token. A client must not use one of a type

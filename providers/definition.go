@@ -63,6 +63,9 @@ type Definition struct {
 	// ScopeAliases maps other spellings in answers to the one used in requests: {long: short}. A key that ends in * stands
 	// for all with that beginning, and * in the value for the rest.
 	ScopeAliases map[string]string `yaml:"scope_aliases"`
+	// ScopeImplies says which scope a granted one includes, where answers leave that out: {write_x: read_x}, with * as in aliases.
+	// It counts among the granted ones if the connector may ask for it.
+	ScopeImplies map[string]string `yaml:"scope_implies"`
 	// ScopesIgnoreCase: the provider may report scopes in another case.
 	ScopesIgnoreCase bool `yaml:"scopes_ignore_case"`
 
@@ -173,6 +176,9 @@ type Var struct {
 	// letters, digits and . _ - only, so that it can't become another host or path.
 	Pattern string   `yaml:"pattern"`
 	Allowed []string `yaml:"allowed"`
+	// Values maps what the source says to what it means here (us: com). What is not in it stands for itself; the result must be
+	// allowed like any other. Not with config.
+	Values map[string]string `yaml:"values"`
 	// From says who gives it: config (vars: of the connector), callback.NAME (a query parameter of the callback) or
 	// token_response.PATH. Default config.
 	From string `yaml:"from"`
@@ -229,7 +235,8 @@ type TokenResponse struct {
 	Extra []Extra `yaml:"extra"`
 }
 
-// AccountPaths maps whose account it is. ID must be stable and the same from every source.
+// AccountPaths maps whose account it is. ID must be stable and the same from every source. In Name "a+b" joins those values
+// that are there by a space.
 type AccountPaths struct {
 	ID    string `yaml:"id"`
 	Name  string `yaml:"name"`
@@ -245,6 +252,8 @@ type Errors struct {
 	Description string `yaml:"description"`
 	// OK is the path of a boolean that is false in an error with HTTP 200 (Slack).
 	OK string `yaml:"ok"`
+	// Present is a path that only errors have, also those with HTTP 200 (errors, of GraphQL).
+	Present string `yaml:"present"`
 
 	// Denied are codes in the callback that mean that the user said no, beside access_denied.
 	Denied []string `yaml:"denied"`
@@ -311,21 +320,23 @@ type API struct {
 	Headers map[string]string `yaml:"headers"`
 }
 
-// Revocation is how a grant is ended (RFC 7009 by default). In the endpoint and in Params {token} stands for the token
-// and {token_type_hint} for its kind.
+// Revocation is how a grant is ended (RFC 7009 by default). In the endpoint, Params and Headers {token} stands for the token,
+// {token_type_hint} for its kind and {client_id} for the client; in Params {client_secret} for its secret as well.
 type Revocation struct {
 	// Unsupported: the provider has no way to end a grant, whatever its metadata says.
 	Unsupported bool   `yaml:"unsupported"`
 	Method      string `yaml:"method"` // POST or DELETE; default POST
-	// Auth is client (as at the token endpoint), basic (the client, RFC 6749 section 2.3.1), bearer (the token itself) or none.
-	// Default client.
-	Auth   string            `yaml:"auth"`
-	Format string            `yaml:"format"` // form or json; default form
-	Params map[string]string `yaml:"params"` // default {token: "{token}", token_type_hint: "{token_type_hint}"}
+	// Auth is client (as at the token endpoint), basic or post (the client, RFC 6749 section 2.3.1), bearer (the token itself) or
+	// none. Default client.
+	Auth    string            `yaml:"auth"`
+	Format  string            `yaml:"format"`  // form or json; default form
+	Params  map[string]string `yaml:"params"`  // default {token: "{token}", token_type_hint: "{token_type_hint}"}
+	Headers map[string]string `yaml:"headers"` // added
 	// Token is which one is presented: refresh (the access token where there is none) or access. Default refresh.
 	Token string `yaml:"token"`
-	// Done are error codes that mean that the grant is over already.
-	Done []string `yaml:"done"`
+	// Done are error codes, and DoneStatus HTTP statuses from 400 on, that mean that the grant is over already.
+	Done       []string `yaml:"done"`
+	DoneStatus []int    `yaml:"done_status"`
 	// Ends says what else ends with it: grant (this alone), client (everything that the account gave the OAuth client) or
 	// app (the app is taken out of the account). Default grant.
 	Ends string `yaml:"ends"`

@@ -60,7 +60,7 @@ func (s *server) failure(who string, a answer, t tree) *broker.UpstreamError {
 		e.Class, e.What = broker.ClassRefused, who+" answered with a redirect, which is not followed: check its address"
 	case known:
 		e.Class, e.What = listed, who+" refused the request"
-	case status < 300 && (code != "" || t.saysNotOK(s.def.Errors.OK)):
+	case status < 300 && (code != "" || t.saysNotOK(s.def.Errors)):
 		e.Class, e.What = broker.ClassRefused, who+" refused the request with an unknown code"
 	case status < 300:
 		e.Class, e.What = broker.ClassInDoubt, who+" gave an answer that can't be read"
@@ -122,12 +122,24 @@ func (s *server) matches(rule ErrorRule, status int, code string, t tree) bool {
 	return true
 }
 
-// saysNotOK tells that the value at the path is there and is not true.
-func (t tree) saysNotOK(path string) bool {
-	if path == "" {
+// saysNotOK tells that an answer is an error whatever its HTTP status says: it has what only errors have, or the value that is
+// true where all went well is there and is not.
+func (t tree) saysNotOK(e Errors) bool {
+	if e.Present != "" {
+		switch v := t.at(e.Present).(type) {
+		case nil:
+		case []any:
+			return len(v) > 0
+		case map[string]any:
+			return len(v) > 0
+		default:
+			return true
+		}
+	}
+	if e.OK == "" {
 		return false
 	}
-	text, ok := scalar(t.at(path))
+	text, ok := scalar(t.at(e.OK))
 	return ok && text != "true"
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,5 +178,81 @@ func TestRevokeByDelete(t *testing.T) {
 	req := f.request("/applications/abc/grant")
 	if id, secret, ok := req.BasicAuth(); req.Method != "DELETE" || !ok || id != "abc" || secret != canarySecret {
 		t.Errorf("%s as %s", req.Method, id)
+	}
+}
+
+// What a callback says may mean something else here; what it means must be allowed all the same.
+func TestVarValues(t *testing.T) {
+	v := Var{Allowed: []string{"com", "eu"}, From: "callback.location", Values: map[string]string{"us": "com"}}
+	for said, want := range map[string]string{"us": "com", "eu": "eu", "com": "com", "au": "", "": "", "com/evil": ""} {
+		if got, ok := v.learned(said); ok != (want != "") || ok && got != want {
+			t.Errorf("%q means %q, %v", said, got, ok)
+		}
+	}
+	_, problems := definitions(t, newFake(t).plain("  vars:", "    dc: {default: com, allowed: [com], from: callback.location, values: {us: com, au: com.au}}",
+		"    dd: {default: com, allowed: [com], values: {us: com}}"))
+	if err := problems.err(); err == nil || !strings.Contains(err.Error(), "vars.dc.values") || !strings.Contains(err.Error(), "vars.dd.values") {
+		t.Errorf("problems: %v", err)
+	}
+}
+
+// A name in two parts, of which one may be missing. Ids need all of theirs.
+func TestNamesJoined(t *testing.T) {
+	paths := AccountPaths{ID: "a+b", Name: "first+last|login", Email: "none"}
+	for body, want := range map[string]broker.Account{
+		`{"a":1,"b":2,"first":" Ana ","last":"Example","login":"x"}`: {ID: "1:2", Name: "Ana Example"},
+		`{"a":1,"first":"Ana","last":"","login":"x"}`:                {Name: "Ana"},
+		`{"b":2,"first":"  ","last":null,"login":"x"}`:               {Name: "x"},
+	} {
+		if got := jsonTree([]byte(body)).account(paths); got != want {
+			t.Errorf("%s: %+v, want %+v", body, got, want)
+		}
+	}
+}
+
+// What tells an error that comes with HTTP 200.
+func TestErrorsPresent(t *testing.T) {
+	for body, want := range map[string]bool{`{"errors":[{"message":"no"}]}`: true, `{"errors":{"a":1}}`: true, `{"errors":"no"}`: true,
+		`{"errors":[]}`: false, `{"errors":null}`: false, `{"errors":{}}`: false, `{"data":{}}`: false} {
+		if got := jsonTree([]byte(body)).saysNotOK(Errors{Present: "errors"}); got != want {
+			t.Errorf("%s: %v", body, got)
+		}
+	}
+}
+
+// A scope that includes another counts for both, as far as the connector may ask for it.
+func TestScopeImplies(t *testing.T) {
+	f := newFake(t)
+	f.answers("/token", 200, `{"access_token":"a","scope":"write_files write_mail admin"}`)
+	r := connect(t, setup{yaml: f.plain("  scope_implies: {'write_*': 'read_*', admin: audit}"),
+		connector: ConnectorConfig{Scopes: []string{"write_files", "read_files", "write_mail", "admin", "audit"}}})
+	g, err := refreshOnce(t, r)
+	if want := "admin audit read_files write_files write_mail"; err != nil || g.Scopes.String() != want {
+		t.Errorf("scopes %q, want %q, error %v", g.Scopes, want, err)
+	}
+}
+
+// Revocation as some want it: the client in the body under other names, the token in a header, "not found" for what is over.
+func TestRevocationHabits(t *testing.T) {
+	f := newFake(t)
+	f.answers("/revoke", 404, `{"message":"Not Found"}`)
+	r := connect(t, setup{yaml: f.plain("  revocation:", "    auth: post", "    params: {id: '{client_id}', key: '{client_secret}', t: '{token}'}",
+		"    headers: {X-Token: '{token}', X-App: '{client_id}'}", "    done_status: [404]")})
+	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil {
+		t.Fatal(err)
+	}
+	req := f.request("/revoke")
+	want := url.Values{"id": {"abc"}, "key": {canarySecret}, "t": {canaryRefresh}, "client_id": {"abc"}, "client_secret": {canarySecret}}
+	if got := req.Form; got.Encode() != want.Encode() {
+		t.Errorf("form %v, want %v", got, want)
+	}
+	if req.Header.Get("X-Token") != canaryRefresh || req.Header.Get("X-App") != "abc" || req.Header.Get("Authorization") != "" {
+		t.Error("the headers are not as they should be")
+	}
+	_, problems := definitions(t, f.plain("  revocation:", "    headers: {Authorization: x, X-Key: '{client_secret}'}", "    done_status: [200, 401]"))
+	for _, key := range []string{"revocation.headers.Authorization", "revocation.headers.X-Key", "revocation.done_status"} {
+		if err := problems.err(); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("no problem with %s: %v", key, err)
+		}
 	}
 }

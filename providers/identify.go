@@ -111,7 +111,7 @@ func (r *Registry) read(ctx context.Context, s *server, out outgoing) (tree, err
 		return tree{}, err
 	}
 	t := listTree(a.body)
-	if a.status >= 200 && a.status < 300 && !t.cut && !t.saysNotOK(s.def.Errors.OK) {
+	if a.status >= 200 && a.status < 300 && !t.cut && !t.saysNotOK(s.def.Errors) {
 		return t, nil
 	}
 	f := s.failure(out.what, a, t)

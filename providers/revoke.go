@@ -48,17 +48,25 @@ func (r *Registry) Revoke(ctx context.Context, connector string, req broker.Revo
 func (r *Registry) revoke(ctx context.Context, s *server, e endpoints, token broker.Secret, hint string) error {
 	v := s.def.Revocation
 	endpoint := strings.NewReplacer("{token}", url.PathEscape(token.Reveal()), "{token_type_hint}", hint, "{client_id}", url.PathEscape(s.config.ClientID)).Replace(e.revocation)
+	values := []string{"{token}", token.Reveal(), "{token_type_hint}", hint, "{client_id}", s.config.ClientID}
+	inHeader := strings.NewReplacer(values...)
+	inBody := strings.NewReplacer(append(values, "{client_secret}", s.config.ClientSecret.Reveal())...)
 	if _, err := parseEndpoint(endpoint); err != nil || len(placeholders(endpoint)) > 0 {
 		return &broker.UpstreamError{Class: broker.ClassClientRefused, What: "revocation endpoint has an unusable address"}
 	}
 	params := url.Values{}
 	for name, value := range v.Params {
-		params.Set(name, strings.NewReplacer("{token}", token.Reveal(), "{token_type_hint}", hint).Replace(value))
+		params.Set(name, inBody.Replace(value))
 	}
 	out := outgoing{what: "revocation endpoint", method: v.Method, url: endpoint, header: http.Header{}}
+	for name, value := range v.Headers {
+		out.header.Set(name, inHeader.Replace(value))
+	}
 	switch v.Auth {
 	case "client": // RFC 7009 section 2.1
 		s.authenticate(e.method, out.header, params)
+	case "post":
+		s.authenticate(authPost, out.header, params)
 	case "basic":
 		s.authenticate(authBasic, out.header, params)
 	case "bearer":
@@ -76,7 +84,9 @@ func (r *Registry) revoke(ctx context.Context, s *server, e endpoints, token bro
 	switch {
 	case code != "" && slices.Contains(v.Done, code):
 		return nil
-	case a.status >= 200 && a.status < 300 && !t.saysNotOK(s.def.Errors.OK):
+	case slices.Contains(v.DoneStatus, a.status):
+		return nil
+	case a.status >= 200 && a.status < 300 && !t.saysNotOK(s.def.Errors):
 		return nil // RFC 7009 section 2.2: an unknown token is 200 too
 	}
 	f := s.failure(out.what, a, t)

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
@@ -33,11 +34,20 @@ func (s *server) fold(scope string) string {
 }
 
 func (s *server) alias(scope string) string {
-	if short, ok := s.def.ScopeAliases[scope]; ok {
+	if short, ok := mapped(s.def.ScopeAliases, scope); ok {
 		return short
 	}
+	return scope
+}
+
+// mapped is what the scope is mapped to: a key that ends in * stands for all with that beginning, and * in its value for the
+// rest.
+func mapped(scopes map[string]string, scope string) (string, bool) {
+	if other, ok := scopes[scope]; ok {
+		return other, true
+	}
 	var prefixes []string
-	for long := range s.def.ScopeAliases {
+	for long := range scopes {
 		if strings.HasSuffix(long, "*") {
 			prefixes = append(prefixes, long)
 		}
@@ -45,10 +55,10 @@ func (s *server) alias(scope string) string {
 	sort.Slice(prefixes, func(i, j int) bool { return len(prefixes[i]) > len(prefixes[j]) }) // the longest first
 	for _, long := range prefixes {
 		if rest, ok := strings.CutPrefix(scope, long[:len(long)-1]); ok && rest != "" {
-			return strings.ReplaceAll(s.def.ScopeAliases[long], "*", rest)
+			return strings.ReplaceAll(scopes[long], "*", rest), true
 		}
 	}
-	return scope
+	return "", false
 }
 
 // canonical spells reported scopes as the configuration does, so that asked and granted ones can be compared.
@@ -60,6 +70,14 @@ func (s *server) canonical(reported []string) broker.ScopeSet {
 			out = append(out, spelling)
 		} else {
 			out = append(out, s.alias(scope))
+		}
+	}
+	for _, scope := range slices.Clone(out) {
+		// What a granted scope includes counts as granted, but not beyond what the connector may ask for.
+		if included, ok := mapped(s.def.ScopeImplies, scope); ok {
+			if spelling, asked := s.spell[s.fold(included)]; asked {
+				out = append(out, spelling)
+			}
 		}
 	}
 	return broker.NewScopeSet(out...)

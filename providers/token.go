@@ -167,8 +167,10 @@ func (s *server) authenticate(method string, header http.Header, params url.Valu
 func (s *server) fromCallback(params map[string]string) map[string]string {
 	var learned map[string]string
 	for name, decl := range s.def.Vars {
-		if param, ok := strings.CutPrefix(decl.From, "callback."); ok && decl.accepts(params[param]) {
-			learned = set(learned, name, params[param])
+		if param, ok := strings.CutPrefix(decl.From, "callback."); ok {
+			if value, ok := decl.learned(params[param]); ok {
+				learned = set(learned, name, value)
+			}
 		}
 	}
 	return learned

@@ -146,6 +146,22 @@ func (t tree) text(path string) string {
 	return ""
 }
 
+// words is text for what people read: "a+b" joins those values that are there by a space.
+func (t tree) words(path string) string {
+	for _, alternative := range strings.Split(path, "|") {
+		var words []string
+		for _, part := range strings.Split(alternative, "+") {
+			if text, ok := scalar(t.at(part)); ok && strings.TrimSpace(text) != "" {
+				words = append(words, strings.TrimSpace(text))
+			}
+		}
+		if len(words) > 0 {
+			return strings.Join(words, " ")
+		}
+	}
+	return ""
+}
+
 // secret is the token at the path. Where the answer could not be read to its end it is looked for in the rest as well:
 // what makes an answer odd must not cost a refresh token.
 func (t tree) secret(path string) string {
@@ -167,7 +183,7 @@ func (t tree) secret(path string) string {
 }
 
 func (t tree) account(paths AccountPaths) broker.Account {
-	a := broker.Account{Name: printable(t.text(paths.Name)), Email: printable(t.text(paths.Email))}
+	a := broker.Account{Name: printable(t.words(paths.Name)), Email: printable(t.text(paths.Email))}
 	// An id is compared: it is taken as it is or not at all.
 	if id := t.text(paths.ID); len(id) <= 512 && utf8.ValidString(id) && strings.IndexFunc(id, unicode.IsControl) < 0 {
 		a.ID = id

@@ -92,6 +92,15 @@ func (v Var) accepts(value string) bool {
 	return v.Pattern != "" && matchesWhole(v.Pattern, value)
 }
 
+// learned is what a value of the declaration's source means; false if the result is not allowed.
+func (v Var) learned(said string) (string, bool) {
+	value := said
+	if meant, ok := v.Values[said]; ok {
+		value = meant
+	}
+	return value, v.accepts(value)
+}
+
 // matchesWhole tells whether the pattern matches all of s. A pattern that does not compile matches nothing; validate
 // reports it.
 func matchesWhole(pattern, s string) bool {

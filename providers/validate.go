@@ -118,6 +118,14 @@ func (v *validation) vars() {
 		} else if decl.Default != "" && !decl.accepts(decl.Default) {
 			v.add(key+".default", "is not among the allowed values")
 		}
+		for _, said := range slices.Sorted(maps.Keys(decl.Values)) {
+			if said == "" || !decl.accepts(decl.Values[said]) {
+				v.add(key+".values", "%q is empty or stands for what is not among the allowed values", said)
+			}
+		}
+		if len(decl.Values) > 0 && (decl.From == "" || decl.From == "config") {
+			v.add(key+".values", "has no effect on what the configuration gives: set from")
+		}
 		source, path, _ := strings.Cut(decl.From, ".")
 		if known := source == "" || source == "config" || (source == "callback" || source == "token_response") && path != ""; !known {
 			v.add(key+".from", "must be config, callback.NAME or token_response.PATH")
@@ -208,6 +216,11 @@ func (v *validation) scopes() {
 	for _, long := range slices.Sorted(maps.Keys(d.ScopeAliases)) {
 		if short := d.ScopeAliases[long]; short == "" || strings.Contains(short, "*") && !strings.HasSuffix(long, "*") {
 			v.add("scope_aliases", "every alias needs a scope to stand for; * only where the alias ends in *")
+		}
+	}
+	for _, scope := range slices.Sorted(maps.Keys(d.ScopeImplies)) {
+		if included := d.ScopeImplies[scope]; included == "" || strings.HasSuffix(scope, "*") != strings.Contains(included, "*") {
+			v.add("scope_implies", "every entry needs a scope; * in it just where the entry ends in *")
 		}
 	}
 	v.parameterName("scope_parameter", d.ScopeParameter)
@@ -337,11 +350,18 @@ func (v *validation) account() {
 		v.add("userinfo.method", "must be POST where something is sent in the body")
 	}
 	v.oneOf("revocation.method", r.Method, "POST", "DELETE")
-	v.oneOf("revocation.auth", r.Auth, "client", "basic", "bearer", "none")
+	v.oneOf("revocation.auth", r.Auth, "client", "basic", "post", "bearer", "none")
+	v.headers("revocation.headers", r.Headers)
+	v.declaredAll("revocation.headers", r.Headers, "token", "token_type_hint", "client_id")
+	for i, status := range r.DoneStatus {
+		if status < 400 || status > 499 || status == 401 || status == 403 || status == 429 {
+			v.add("revocation.done_status", "entry %d must be a status from 400 to 499 that says nothing else (401, 403, 429)", i+1)
+		}
+	}
 	v.oneOf("revocation.ends", r.Ends, "grant", "client", "app")
 	v.oneOf("revocation.format", r.Format, "form", "json")
 	v.oneOf("revocation.token", r.Token, "refresh", "access")
-	v.declaredAll("revocation.params", r.Params, "token", "token_type_hint")
+	v.declaredAll("revocation.params", r.Params, "token", "token_type_hint", "client_id", "client_secret")
 	if r.Unsupported && v.d.RevocationEndpoint != "" {
 		v.add("revocation.unsupported", "contradicts revocation_endpoint")
 	}
