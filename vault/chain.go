@@ -16,8 +16,6 @@ const (
 	maxBatch = 64
 	// maxLanded bounds how many late outcomes a chain remembers.
 	maxLanded = 1024
-	// defaultTimeout ends a write whose caller set no deadline.
-	defaultTimeout = 10 * time.Second
 )
 
 // chains carries out the steps that append to the audit trail. Steps of one stream are sent together: while a round trip
@@ -62,6 +60,7 @@ type chainOp struct {
 	step   Step
 	drafts []draft
 	done   chan Result // buffered
+	last   lastError
 
 	// Of the present round.
 	next     position
@@ -102,13 +101,14 @@ func (t *chains) do(ctx context.Context, name trailName, id string, step Step, d
 			return r, r.Err
 		default:
 			// It may still land. The worker remembers it, so a repetition is recognised.
-			return Result{}, fmt.Errorf("append to audit trail: %w", ctx.Err())
+			return Result{}, op.ended()
 		}
 	}
 }
 
 // direct carries out a step without entries. Each such step has a check that recognises its repetition.
 func (t *chains) direct(ctx context.Context, step Step) (Result, error) {
+	var last lastError
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		trip, cancel := context.WithTimeout(ctx, t.ioTime)
 		r := t.apply(trip, []Step{step})[0]
@@ -116,8 +116,9 @@ func (t *chains) direct(ctx context.Context, step Step) (Result, error) {
 		if r.Err == nil {
 			return r, nil
 		}
+		last.note(r.Err)
 		if !sleep(ctx, pause) {
-			return Result{}, fmt.Errorf("write: %w", r.Err)
+			return Result{}, fmt.Errorf("write: %w", last.or(r.Err))
 		}
 	}
 }
@@ -130,34 +131,6 @@ func (t *chains) apply(ctx context.Context, steps []Step) []Result {
 		results[i].overtaken = overtaken
 	}
 	return results
-}
-
-// Between attempts.
-const (
-	firstPause = 5 * time.Millisecond
-	lastPause  = 100 * time.Millisecond
-)
-
-// sleep waits, unless the context ends before: then it returns false at once.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, defaultTimeout)
 }
 
 // chain returns the chain of the stream, and a number for a step that has no id.
@@ -228,11 +201,16 @@ func latest(ops []*chainOp) (context.Context, context.CancelFunc) {
 
 // left tells whether the op's caller is gone; the op is then at its end.
 func (op *chainOp) left() bool {
-	err := op.ctx.Err()
-	if err != nil {
-		op.done <- Result{Err: fmt.Errorf("append to audit trail: %w", err)}
+	if op.ctx.Err() == nil {
+		return false
 	}
-	return err != nil
+	op.done <- Result{Err: op.ended()}
+	return true
+}
+
+// ended is the error of an op whose time is over.
+func (op *chainOp) ended() error {
+	return fmt.Errorf("append to audit trail: %w", op.last.or(op.ctx.Err()))
 }
 
 // round sends the batch once and returns what must be sent again, and whether the store failed.
@@ -251,6 +229,9 @@ func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed boo
 		return nil, false
 	}
 	if err := t.look(c, live); err != nil {
+		for _, op := range live {
+			op.last.note(err)
+		}
 		return live, true
 	}
 	steps, err := t.chainUp(c, live)
@@ -271,6 +252,7 @@ func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed boo
 		switch {
 		case r.Err != nil:
 			failed = true
+			op.last.note(r.Err)
 			c.doubts[op.nextHead] = doubt{id: op.id, prev: steps[i].Trail.Head, next: op.next, round: c.failed}
 			again = append(again, op)
 		case r.Verdict == VerdictDone:

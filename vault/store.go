@@ -209,22 +209,6 @@ func (s *Store) writeIDOr(id string) (string, error) {
 	return s.randomID()
 }
 
-// readPatiently repeats a read until it succeeds or the context ends.
-func readPatiently[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		got, err := read(ctx)
-		if err == nil {
-			return got, nil
-		}
-		if ctx.Err() != nil || pause > readPatience || !sleep(ctx, pause) {
-			return got, fmt.Errorf("read: %w", err)
-		}
-	}
-}
-
-// readPatience is the last pause after which a read is tried again: three in all. Reads have callers who wait.
-const readPatience = 2 * firstPause
-
 // hashes reads hashes.
 func (s *Store) hashes(ctx context.Context, keys ...string) ([]map[string][]byte, error) {
 	return readPatiently(ctx, func(ctx context.Context) ([]map[string][]byte, error) { return s.cfg.Backend.Hashes(ctx, keys) })

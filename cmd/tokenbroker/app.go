@@ -42,11 +42,12 @@ type app struct {
 	service  *broker.Service
 	ready    *readiness
 	full     atomic.Bool  // checkMemory
+	waiting  error        // why redis could not be asked at the start; nil: it was
 	handler  http.Handler // what listens on the main address
 }
 
 // newApp joins the parts, in the order in which they need one another. It sends nothing, except to ask Redis whether it
-// keeps what it is given: one that does not is refused, one that does not answer is waited for.
+// keeps what it is given and lets the broker work: one that does not is refused, one that does not answer is waited for.
 func newApp(ctx context.Context, cfg appConfig) (*app, error) {
 	a := &app{cfg: cfg}
 	if err := a.join(ctx); err != nil {
@@ -61,7 +62,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	if a.backend, err = redisstore.New(c.redisStore()); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
-	if err := a.refuseVolatile(ctx); err != nil {
+	if err := a.refuseRedis(ctx); err != nil {
 		return err
 	}
 	counted, err := newStoreCounter()
@@ -121,7 +122,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	router.RouteNotFound("/*", pages.NotFound)
 	a.handler = cfg.Telemetry.instrument(router)
 	a.ready = &readiness{checks: []readyCheck{
-		{name: "redis", run: a.checkRedis}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory},
+		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory},
 		{name: "keyset", run: func(context.Context) trouble { return trouble{} }}, // opened, or there were no app
 	}}
 	return nil
@@ -147,17 +148,25 @@ func newOwner() (string, error) {
 // startCheckTimeout bounds the question to Redis at start.
 const startCheckTimeout = 3 * time.Second
 
-// refuseVolatile is an error where Redis answers and would lose grants. Where it does not answer, /readyz goes on asking.
-func (a *app) refuseVolatile(ctx context.Context) error {
+// refuseRedis is an error where Redis answers, and would lose grants or refuses this process for a reason that waiting does
+// not end. Where it does not answer, /readyz goes on asking.
+func (a *app) refuseRedis(ctx context.Context) error {
 	if a.cfg.Ephemeral {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, startCheckTimeout)
 	defer cancel()
 	problems, err := a.backend.CheckDurability(ctx)
+	denied, deniedErr := a.backend.Permissions(ctx)
 	switch {
+	case errors.Is(err, redisstore.ErrRefused):
+		return fmt.Errorf("redis refuses this process: %w", err)
+	case errors.Is(deniedErr, redisstore.ErrRefused):
+		return fmt.Errorf("redis refuses this process: %w", deniedErr)
+	case len(denied.Needed) > 0:
+		return errors.New(denied.String())
 	case err != nil:
-		a.cfg.Log.WarnContext(ctx, "redis does not answer yet; serving begins when it does", "error", err)
+		a.waiting = err
 	case len(problems) > 0 && a.cfg.Config.Volatile:
 		a.cfg.Log.WarnContext(ctx, "this redis may lose what it was given, and allow_volatile_redis accepts that", "problems", problems)
 	case len(problems) > 0:
@@ -180,6 +189,21 @@ func (a *app) checkRedis(ctx context.Context) trouble {
 	return trouble{text: err.Error(), serves: errors.As(err, &partial)}
 }
 
+// checkPermissions tells what the user of Redis may not do. Without what only some things need the process serves.
+func (a *app) checkPermissions(ctx context.Context) trouble {
+	denied, err := a.backend.Permissions(ctx)
+	switch {
+	case errors.Is(err, redisstore.ErrRefused):
+		return trouble{text: err.Error()}
+	case err != nil:
+		return trouble{text: unknownText, serves: true} // the check of redis decides
+	}
+	return trouble{text: denied.String(), serves: len(denied.Needed) == 0}
+}
+
+// unknownText is what a check says whose question redis did not answer.
+const unknownText = "unknown while redis does not answer"
+
 func (a *app) checkDurability(ctx context.Context) trouble {
 	if a.cfg.Config.Volatile || a.cfg.Ephemeral {
 		return trouble{}
@@ -187,7 +211,7 @@ func (a *app) checkDurability(ctx context.Context) trouble {
 	problems, err := a.backend.CheckDurability(ctx)
 	switch {
 	case err != nil:
-		return trouble{text: "unknown while redis does not answer", serves: true} // the check of redis decides
+		return trouble{text: unknownText, serves: true} // the check of redis decides
 	case len(problems) > 0:
 		return trouble{text: volatileText(problems)}
 	}
@@ -202,7 +226,7 @@ const memoryLimit = 0.9
 func (a *app) checkMemory(ctx context.Context) trouble {
 	used, err := a.backend.Fullness(ctx)
 	if err != nil {
-		return trouble{text: "unknown while redis does not answer", serves: true}
+		return trouble{text: unknownText, serves: true}
 	}
 	a.full.Store(used >= memoryLimit)
 	if used < memoryLimit {

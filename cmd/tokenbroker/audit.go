@@ -45,7 +45,7 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 	defer cancel()
 	// A store that does not answer is an error at once, not after the patience that a long walk has.
 	if err := firstAnswer(ctx, backend); err != nil {
-		return fmt.Errorf("%w; start it, or correct redis: in %s", err, c.Config)
+		return err
 	}
 	report, err := store.Verify(ctx)
 	if err != nil {

@@ -104,26 +104,56 @@ for i = 1, number() do
   if not holds then return answer('refused', i - 1) end
 end
 
--- Adding to the stream needs memory, so a server that has none left refuses here, before anything is written.
+-- What the user may not do must show before anything is written: a script that fails is not undone (Redis 7.0 and later can
+-- tell; /readyz asks as well). Whether there is memory, a disk and replicas enough, Redis asks at the first write alone.
+local asked = {}
+local function may(kind, key, ...)
+  local name = kind .. ' ' .. key
+  if asked[name] or not redis.acl_check_cmd then return end
+  asked[name] = true
+  if not redis.acl_check_cmd(kind, key, ...) then
+    error({err = "NOPERM this user has no permissions to run the '" .. string.lower(kind) .. "' command"}, 0)
+  end
+end
+
+local writes = {}
+for i = 1, number() do
+  local write = {kind = take(), key = KEYS[number()], args = {}}
+  for j = 1, number() do write.args[j] = take() end
+  if write.kind == 'deadline' then
+    may('HSET', write.key, write.args[1], '0')
+  elseif write.kind == 'only' then
+    may('HKEYS', write.key)
+    may('HDEL', write.key, 'f')
+  else
+    may(write.kind, write.key, unpack(write.args))
+  end
+  writes[i] = write
+end
+if entries > 0 then
+  may('SADD', index, member)
+  may('XADD', stream, '*', 'm', '', 'b', '')
+  may('HSET', heads, writer, '')
+end
+
+-- The index first, which may be written twice, then what the head is about, then the head: whatever stops the script
+-- between leaves a chain to which the same step can still be added.
+if entries > 0 then redis.call('SADD', index, member) end
 for i = 1, entries do
   ids[i] = redis.call('XADD', stream, '*', 'm', ARGV[first_entry + 2 * (i - 1)], 'b', ARGV[first_entry + 2 * (i - 1) + 1])
 end
 if entries > 0 then
   head, head_id = next_head, ids[entries]
   redis.call('HSET', heads, writer, head, writer .. '.id', head_id)
-  redis.call('SADD', index, member)
 end
 
-for i = 1, number() do
-  local kind, key = take(), KEYS[number()]
-  local n = number()
-  local args = {}
-  for j = 1, n do args[j] = take() end
+for _, write in ipairs(writes) do
+  local kind, key, args = write.kind, write.key, write.args
   if kind == 'deadline' then
     redis.call('HSET', key, args[1], string.format('%.0f', now + tonumber(args[2])))
   elseif kind == 'only' then
     local keep = {}
-    for j = 2, n do keep[args[j]] = true end
+    for j = 2, #args do keep[args[j]] = true end
     for _, field in ipairs(redis.call('HKEYS', key)) do
       if string.sub(field, 1, #args[1]) == args[1] and not keep[field] then
         redis.call('HDEL', key, field)

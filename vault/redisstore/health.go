@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,7 +29,7 @@ func (s *Store) Health(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("redis is not usable: %w", advised(err))
+	err = fmt.Errorf("redis is not usable: %w", s.advised(err))
 	if working > 0 {
 		return &PartialError{err: err}
 	}
@@ -77,20 +76,12 @@ func refuses(info map[string]string) string {
 // probe writes to every master: INFO may be forbidden, and does not tell of everything that makes a server refuse writes. Of
 // a cluster it tells how many took it; one that hangs leaves time for the rest of Health.
 func (s *Store) probe(ctx context.Context) (working int, err error) {
-	keys := []string{probeKey(0)}
-	cluster, several := s.client.(*redis.ClusterClient)
+	keys, err := s.probeKeys(ctx)
+	if err != nil {
+		return 0, err
+	}
+	_, several := s.client.(*redis.ClusterClient)
 	if several {
-		keys = nil
-		seen := make(map[*redis.Client]bool)
-		for tag := range 256 { // so many that each master has some
-			node, err := cluster.MasterForKey(ctx, probeKey(tag))
-			if err != nil {
-				return 0, err
-			}
-			if !seen[node] {
-				seen[node], keys = true, append(keys, probeKey(tag))
-			}
-		}
 		if end, ok := ctx.Deadline(); ok {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
@@ -131,31 +122,6 @@ func (s *Store) clusterHealth(ctx context.Context) error {
 	return nil
 }
 
-// advised makes an error that says what to do, where that is known.
-func advised(err error) error {
-	var unknown x509.UnknownAuthorityError
-	if errors.As(err, &unknown) {
-		return fmt.Errorf("%w: name the file with the certificate of its CA (redis_tls)", clean(err))
-	}
-	for code, advice := range map[string]string{
-		"LOADING":     "it is reading its data from disk: wait until it has",
-		"MASTERDOWN":  "it is a replica without a master: start the master, or make this one the master",
-		"READONLY":    "it is a replica and takes no writes: let the address lead to the master, or make this one the master (REPLICAOF NO ONE)",
-		"MISCONF":     "it can't write to its disk, so it refuses writes: free or mend its disk",
-		"OOM":         "its memory is full, so it refuses writes: raise maxmemory, or delete what does not belong to the broker",
-		"NOREPLICAS":  "it has too few replicas that follow, so it refuses writes: start them, or lower min-replicas-to-write",
-		"CLUSTERDOWN": "the cluster does not serve all slots: start the masters that are missing, or let their replicas take over",
-		"NOAUTH":      "it wants a user and a password: put them into the URL",
-		"WRONGPASS":   "it refuses the user or the password of the URL: mend them there, or on the server (ACL SETUSER)",
-		"NOPERM":      "the user lacks a command that the broker needs: give it those of deploy/redis/users.acl",
-	} {
-		if redis.HasErrorPrefix(err, code) {
-			return fmt.Errorf("%s (%w)", advice, clean(err))
-		}
-	}
-	return clean(err)
-}
-
 // CheckDurability names what makes the store lose what it acknowledged: no append-only file, a disk that refuses it, or
 // an eviction policy that throws records away. What a server does not tell (miniredis, a forbidden INFO) is a problem
 // too: nobody can say that it keeps anything.
@@ -185,7 +151,7 @@ func (s *Store) CheckDurability(ctx context.Context) (problems []string, err err
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask redis what it keeps: %w", clean(err))
+		return nil, fmt.Errorf("ask redis what it keeps: %w", s.advised(err))
 	}
 	slices.Sort(problems)
 	return slices.Compact(problems), nil
@@ -236,10 +202,14 @@ func sections(ctx context.Context, node redis.UniversalClient, names ...string) 
 	for i, name := range names {
 		cmds[i] = pipe.Info(ctx, name) // several at once only Redis 7 has
 	}
-	_, _ = pipe.Exec(ctx) // each has its own error
+	_, execErr := pipe.Exec(ctx)
 	all := make(map[string]string)
 	for _, cmd := range cmds {
-		fields, err := fieldsOfInfo(cmd.Result())
+		text, err := cmd.Result() // each has its own error, but where they were never sent
+		if err == nil && text == "" {
+			err = execErr
+		}
+		fields, err := fieldsOfInfo(text, err)
 		if err != nil {
 			return nil, err
 		}
@@ -250,10 +220,10 @@ func sections(ctx context.Context, node redis.UniversalClient, names ...string) 
 	return all, nil
 }
 
-// fieldsOfInfo reads an answer to INFO or CLUSTER INFO; none if the server refuses to give one, other than for a moment.
+// fieldsOfInfo reads an answer to INFO or CLUSTER INFO; none if the server has no such command or sections, or does not
+// allow it.
 func fieldsOfInfo(text string, err error) (map[string]string, error) {
-	var answer redis.Error
-	if errors.As(err, &answer) && !redis.IsLoadingError(err) && !redis.IsAuthError(err) {
+	if withheld(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -267,3 +237,18 @@ func fieldsOfInfo(text string, err error) (map[string]string, error) {
 	}
 	return fields, nil
 }
+
+// withheld tells that a server will not tell, now or later. Only that: a wrong password, or a sentinel that knows no such
+// master, is no answer to the question.
+func withheld(err error) bool {
+	var answer redis.Error
+	if errors.Is(err, redis.Nil) || !errors.As(err, &answer) {
+		return false
+	}
+	denied := denialOf(answer)
+	return denied != nil && (denied.command == "" || !slices.Contains(onConnect, denied.command)) ||
+		redis.HasErrorPrefix(err, "unknown command") || redis.HasErrorPrefix(err, "section ") || redis.HasErrorPrefix(err, "unsupported section")
+}
+
+// onConnect are commands that a connection begins with: what they are denied is not about what is asked behind them.
+var onConnect = []string{"auth", "hello", "select", "client|setinfo", "client|setname"}

@@ -44,6 +44,7 @@ type Config struct {
 // Store implements vault.Backend over Redis.
 type Store struct {
 	client redis.UniversalClient
+	target target // what the URL says
 	wait   waiter
 }
 
@@ -63,11 +64,15 @@ func New(cfg Config) (*Store, error) {
 	if cfg.WaitReplicas < 0 || cfg.WaitTimeout < 0 || cfg.WaitTimeout > maxWait {
 		return nil, fmt.Errorf("redis: the number of replicas to wait for must not be negative, and the time at most %v", maxWait)
 	}
+	target, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
 	client, err := open(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{client: client, wait: waiter{replicas: cfg.WaitReplicas, timeout: cfg.WaitTimeout, disk: cfg.WaitDisk}}, nil
+	return &Store{client: client, target: target, wait: waiter{replicas: cfg.WaitReplicas, timeout: cfg.WaitTimeout, disk: cfg.WaitDisk}}, nil
 }
 
 // Close closes the connections.
@@ -105,6 +110,17 @@ func (s *Store) run(ctx context.Context, calls []call) (results []any, errs []er
 type pipeliner interface{ Pipeline() redis.Pipeliner }
 
 func run(ctx context.Context, client pipeliner, calls []call) (results []any, errs []error) {
+	results, errs = runRaw(ctx, client, calls)
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = clean(err)
+		}
+	}
+	return results, errs
+}
+
+// runRaw is run with errors as they came: they may quote arguments.
+func runRaw(ctx context.Context, client pipeliner, calls []call) (results []any, errs []error) {
 	results, errs = make([]any, len(calls)), make([]error, len(calls))
 	pending := make([]int, len(calls))
 	for i := range calls {
@@ -135,7 +151,7 @@ func run(ctx context.Context, client pipeliner, calls []call) (results []any, er
 			case redis.HasErrorPrefix(err, "NOSCRIPT") && attempt < scriptAttempts:
 				unknown = append(unknown, i)
 			default:
-				errs[i] = clean(err)
+				errs[i] = err
 			}
 		}
 		pending = unknown
@@ -296,28 +312,3 @@ func fieldsOf(value any) (map[string][]byte, error) {
 	}
 	return fields, nil
 }
-
-// unavailable are the answers by which a server says that it can't do it at present.
-var unavailable = []string{"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "TRYAGAIN", "BUSY"}
-
-// clean makes an error that can be logged: a server's error may quote the arguments, so only its code stays.
-func clean(err error) error {
-	var answer redis.Error
-	if !errors.As(err, &answer) {
-		return fmt.Errorf("redis: %w", err)
-	}
-	for _, code := range unavailable {
-		if redis.HasErrorPrefix(err, code) {
-			return fmt.Errorf("redis answered %s: %w", code, ErrUnavailable)
-		}
-	}
-	for _, code := range []string{"WRONGTYPE", "NOPERM", "NOAUTH", "WRONGPASS", "NOSCRIPT", "CROSSSLOT", "MOVED", "ASK"} {
-		if redis.HasErrorPrefix(err, code) {
-			return fmt.Errorf("redis answered %s", code)
-		}
-	}
-	return errors.New("redis answered an error")
-}
-
-// ErrUnavailable: the server answers, but can't do it at present: read-only, loading, out of memory, its disk full.
-var ErrUnavailable = errors.New("store unavailable")
