@@ -62,6 +62,7 @@ func (s *Store) CommitRefresh(ctx context.Context, lease broker.Lease, conn brok
 		if err != nil {
 			// The store may well take it: not being able to keep it twice is no reason to lose it.
 			s.cfg.Log.ErrorContext(ctx, "refreshed token not spooled", "connection", conn.ID, "error", err)
+			s.count(CountSpoolFailed)
 		} else {
 			defer release()
 			kept = true

@@ -22,6 +22,10 @@ type spool struct {
 	active map[string]int // commits under way in this process: the replay leaves them alone
 	// settled are commits of this process whose files stay for a while, by connection (settled.go).
 	settled map[string]settledFile
+	// failure is why the last write failed, nil if it did not.
+	failure error
+	// unreadable are the files that the last replay could not read.
+	unreadable []string
 }
 
 const spoolSuffix = ".spool"
@@ -90,7 +94,9 @@ func (p *spool) keep(ctx context.Context, c commit) (release func(), err error) 
 			delete(p.active, c.id)
 		}
 	}
-	if err := p.files.Write(ctx, c.id+spoolSuffix, content); err != nil {
+	err = p.files.Write(ctx, c.id+spoolSuffix, content)
+	p.noteWrite(err)
+	if err != nil {
 		end()
 		return nil, fmt.Errorf("write spool file: %w", err)
 	}
@@ -108,8 +114,6 @@ func (p *spool) waiting(ctx context.Context) (ids, settled []string, err error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("read spool: %w", err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	done := make(map[string]bool)
 	for _, name := range names {
 		if id, ok := strings.CutSuffix(name, settledSuffix); ok {
@@ -117,12 +121,26 @@ func (p *spool) waiting(ctx context.Context) (ids, settled []string, err error) 
 		}
 	}
 	for _, name := range names {
-		// Of both files the one that says more counts: a crash came between them.
-		if id, ok := strings.CutSuffix(name, spoolSuffix); ok && p.active[id] == 0 && !done[id] {
-			ids = append(ids, id)
+		id, ok := strings.CutSuffix(name, spoolSuffix)
+		if !ok || p.busy(id) {
+			continue
 		}
+		// Of both files the one that says more counts: a crash came between them. If it can be read.
+		if done[id] {
+			if _, err := p.readFile(ctx, id, settledSuffix); err == nil || errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+		}
+		ids = append(ids, id)
 	}
 	return ids, settled, nil
+}
+
+// busy tells that a commit is under way in this process.
+func (p *spool) busy(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.active[id] > 0
 }
 
 func (p *spool) read(ctx context.Context, id string) (commit, error) {
@@ -173,8 +191,12 @@ func (s *Store) ReplaySpool(ctx context.Context) error {
 	}
 	var errs []error
 	var orphans []commit
+	var unreadable []string
 	for _, id := range ids {
 		orphan, err := s.replay(ctx, id)
+		if errors.Is(err, errUnreadable) {
+			unreadable = append(unreadable, id+spoolSuffix)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("spool file %s%s: %w", id, spoolSuffix, err))
 		}
@@ -185,12 +207,16 @@ func (s *Store) ReplaySpool(ctx context.Context) error {
 			break
 		}
 	}
+	s.spool.noteUnreadable(unreadable)
 	if err := s.replaySettled(ctx, settled); err != nil {
 		errs = append(errs, err)
 	}
 	// Last, for a provider takes its time: the grants that are somebody's do not wait for it.
 	return errors.Join(append(errs, s.endOrphans(ctx, orphans)...)...)
 }
+
+// errUnreadable: trying again does not help.
+var errUnreadable = errors.New("it can't be read")
 
 // replayTimeout bounds the replay of one file.
 const replayTimeout = 2 * time.Second
@@ -202,7 +228,7 @@ func (s *Store) replay(ctx context.Context, id string) (orphan *commit, err erro
 		return nil, nil // settled meanwhile
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, replayTimeout)
 	defer cancel()

@@ -106,7 +106,7 @@ func New(cfg Config) (*Store, error) {
 	case cfg.SpoolDir != "" && cfg.SpoolFiles != nil:
 		return nil, errors.New("vault: config has both SpoolDir and SpoolFiles")
 	case cfg.SpoolDir != "":
-		dir, err := openSpoolDir(cfg.SpoolDir)
+		dir, err := openSpoolDir(cfg.SpoolDir, cfg.Now())
 		if err != nil {
 			return nil, err
 		}

@@ -35,15 +35,17 @@ type appConfig struct {
 
 // app is the whole broker, joined.
 type app struct {
-	cfg      appConfig
-	backend  *redisstore.Store
-	store    *vault.Store
-	registry *providers.Registry
-	service  *broker.Service
-	ready    *readiness
-	full     atomic.Bool  // checkMemory
-	waiting  error        // why redis could not be asked at the start; nil: it was
-	handler  http.Handler // what listens on the main address
+	cfg       appConfig
+	backend   *redisstore.Store
+	store     *vault.Store
+	registry  *providers.Registry
+	service   *broker.Service
+	ready     *readiness
+	full      atomic.Bool  // checkMemory
+	probed    atomic.Int64 // when checkSpool last wrote, in ms
+	waiting   error        // why redis could not be asked at the start; nil: it was
+	stopSpool func()
+	handler   http.Handler // what listens on the main address
 }
 
 // newApp joins the parts, in the order in which they need one another. It sends nothing, except to ask Redis whether it
@@ -74,6 +76,9 @@ func (a *app) join(ctx context.Context) (err error) {
 		Backend: a.backend, Keyset: cfg.Keyset, ReloadKeyset: a.reloadKeyset, SpoolDir: c.SpoolDir, Orphan: a.revokeOrphan,
 		Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
+		return err
+	}
+	if a.stopSpool, err = watchSpool(a.store, time.Now); err != nil {
 		return err
 	}
 	if a.registry, err = providers.New(providers.Config{
@@ -122,7 +127,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	router.RouteNotFound("/*", pages.NotFound)
 	a.handler = cfg.Telemetry.instrument(router)
 	a.ready = &readiness{checks: []readyCheck{
-		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory},
+		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory}, {name: "spool", run: a.checkSpool},
 		{name: "keyset", run: func(context.Context) trouble { return trouble{} }}, // opened, or there were no app
 	}}
 	return nil
@@ -235,6 +240,37 @@ func (a *app) checkMemory(ctx context.Context) trouble {
 	return trouble{serves: true, text: "redis uses 90 % of its maxmemory or more: no new consent begins; give it more memory, or delete what is not the broker's"}
 }
 
+const (
+	// spoolPatience is how long a token may wait in the spool before /readyz tells of it: longer than a failover takes.
+	spoolPatience = 30 * time.Second
+	// spoolProbeEvery is how often checkSpool writes.
+	spoolProbeEvery = 10 * time.Second
+)
+
+// checkSpool tells what is wrong with the spool. The process serves all the same: what is at risk is a grant whose refresh
+// token rotates just while Redis is away too, and whose process then ends. Refusing every request would be worse, and a disk
+// that is full is so on all replicas as a rule.
+func (a *app) checkSpool(ctx context.Context) trouble {
+	now := time.Now()
+	last := a.probed.Load()
+	probe := now.UnixMilli()-last >= spoolProbeEvery.Milliseconds() && a.probed.CompareAndSwap(last, now.UnixMilli())
+	state, err := a.store.Spool(ctx, probe)
+	var wrong []string
+	switch {
+	case err != nil:
+		wrong = append(wrong, "spool_dir can't be read: "+withoutPath(err))
+	case state.Failure != nil:
+		wrong = append(wrong, "spool_dir can't be written to ("+withoutPath(state.Failure)+"): make room, or mend its rights; until then a refreshed token is lost if redis is away and this process ends")
+	}
+	if n := len(state.Unreadable); n > 0 {
+		wrong = append(wrong, fmt.Sprintf("%s in spool_dir can't be read, %s the first: damaged, or sealed with a key that the keyset lacks; keep it until you know", count(n, "file"), state.Unreadable[0]))
+	}
+	if age := now.Sub(state.Oldest); state.Waiting > 0 && !state.Oldest.IsZero() && age > spoolPatience {
+		wrong = append(wrong, fmt.Sprintf("redis does not have %s yet, the oldest since %s: keep spool_dir, and this process on it", count(state.Waiting, "refreshed token"), state.Oldest.UTC().Format(time.RFC3339)))
+	}
+	return trouble{text: strings.Join(wrong, "; "), serves: true}
+}
+
 // revokeOrphan ends, at the provider, a grant that the spool held for a connection which was revoked meanwhile or became
 // another account's. An error means that it is worth another try.
 func (a *app) revokeOrphan(ctx context.Context, conn broker.Connection, grant broker.Grant) error {
@@ -267,6 +303,9 @@ func (a *app) reloadKeyset() error {
 
 // close releases what newApp made, the users of a thing before the thing.
 func (a *app) close() {
+	if a.stopSpool != nil {
+		a.stopSpool()
+	}
 	if a.store != nil {
 		a.store.Close()
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"tokenbroker/vault"
 )
 
 // cli is the grammar of the command line; the field tags are the help.
@@ -33,7 +35,9 @@ type configCheckCommand struct {
 
 // Run reports problems as errors, and what is merely worth knowing as notes.
 func (c *configCheckCommand) Run(con *console) error {
-	cfg, err := LoadConfig(c.Config, con.env)
+	env := con.env
+	env.trySpool = vault.CheckSpoolDir
+	cfg, err := LoadConfig(c.Config, env)
 	if err != nil {
 		return err
 	}

@@ -118,6 +118,11 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg.Keyset, cfg.Keys = o.keyset()
 	if dir := o.text("spool_dir", "", anyPath); dir != "" {
 		cfg.SpoolDir = s.path(dir)
+		if s.env.trySpool != nil {
+			if err := s.env.trySpool(cfg.SpoolDir); err != nil {
+				o.fail("spool_dir", ":", o.get("spool_dir"), "the directory can't be written to (%s): give it to the user that runs the broker, or make room", withoutPath(err))
+			}
+		}
 	}
 	cfg.Dashboard = o.dashboard()
 	cfg.LogLevel = o.logLevel()

@@ -29,6 +29,8 @@ type environment struct {
 	readFile func(path string, limit int64) ([]byte, error)
 	// readKeyset reads a keyset file, which nobody but its owner may be able to read.
 	readKeyset func(path string) ([]byte, error)
+	// trySpool tells whether the spool's directory can be written to; nil: nobody asks.
+	trySpool func(path string) error
 }
 
 // processEnvironment is the real one.

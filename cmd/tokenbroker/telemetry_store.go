@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -12,14 +14,56 @@ import (
 )
 
 // newStoreCounter counts what an operator must know of the store: acknowledged writes that it lost and that were written
-// back, and writes that too few replicas confirmed.
+// back, writes that too few replicas confirmed, and tokens that the spool could not keep.
 func newStoreCounter() (func(vault.Counted), error) {
 	counter, err := otel.Meter("tokenbroker/cmd").Int64Counter("tokenbroker.store.events",
-		metric.WithDescription("What happened to the store: healed, an acknowledged write that it had lost was written back; unconfirmed, a write that too few replicas confirmed in time."))
+		metric.WithDescription("What happened to the store: healed, an acknowledged write that it had lost was written back; unconfirmed, a write that too few replicas confirmed in time; spool_failed, a refreshed token that could not be kept in spool_dir."))
 	if err != nil {
 		return nil, fmt.Errorf("make a counter: %w", err)
+	}
+	for _, what := range []vault.Counted{vault.CountHealed, vault.CountUnconfirmed, vault.CountSpoolFailed} {
+		counter.Add(context.Background(), 0, metric.WithAttributes(attribute.String("event", string(what)))) // an alert on its growth needs a beginning
 	}
 	return func(what vault.Counted) {
 		counter.Add(context.Background(), 1, metric.WithAttributes(attribute.String("event", string(what))))
 	}, nil
+}
+
+// watchSpool makes gauges of what waits in the spool. stop ends that.
+func watchSpool(store *vault.Store, now func() time.Time) (stop func(), err error) {
+	meter := otel.Meter("tokenbroker/cmd")
+	waiting, err1 := meter.Int64ObservableGauge("tokenbroker.spool.waiting",
+		metric.WithDescription("Refreshed tokens in spool_dir that Redis does not have yet."))
+	oldest, err2 := meter.Float64ObservableGauge("tokenbroker.spool.oldest", metric.WithUnit("s"),
+		metric.WithDescription("How long the oldest of them has been waiting; 0 if there is none."))
+	unreadable, err3 := meter.Int64ObservableGauge("tokenbroker.spool.unreadable",
+		metric.WithDescription("Files in spool_dir that can't be read."))
+	writable, err4 := meter.Int64ObservableGauge("tokenbroker.spool.writable",
+		metric.WithDescription("1 if spool_dir could be written to when it was last tried, 0 if not."))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, fmt.Errorf("make gauges of the spool: %w", err)
+	}
+	watching, err := meter.RegisterCallback(func(ctx context.Context, to metric.Observer) error {
+		state, err := store.Spool(ctx, false)
+		if err != nil || state.Failure != nil {
+			to.ObserveInt64(writable, 0)
+		} else {
+			to.ObserveInt64(writable, 1)
+		}
+		if err != nil {
+			return nil // how many wait nobody knows; /readyz has the reason
+		}
+		age := 0.0
+		if !state.Oldest.IsZero() {
+			age = max(0, now().Sub(state.Oldest).Seconds())
+		}
+		to.ObserveInt64(waiting, int64(state.Waiting))
+		to.ObserveInt64(unreadable, int64(len(state.Unreadable)))
+		to.ObserveFloat64(oldest, age)
+		return nil
+	}, waiting, oldest, unreadable, writable)
+	if err != nil {
+		return nil, fmt.Errorf("watch the spool: %w", err)
+	}
+	return func() { _ = watching.Unregister() }, nil
 }
