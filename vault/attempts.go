@@ -42,9 +42,9 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 // nobody what to mend.
 type lastError struct{ err atomic.Pointer[error] }
 
-// note keeps the error of an attempt, but for one that says no more than that time is over.
+// note keeps the error of an attempt; one that says no more than that time is over only if there is no other.
 func (l *lastError) note(err error) {
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+	if timeless := !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled); timeless || l.err.Load() == nil {
 		l.err.Store(&err)
 	}
 }

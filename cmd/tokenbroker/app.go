@@ -45,6 +45,7 @@ type app struct {
 	probed    atomic.Int64 // when checkSpool last wrote, in ms
 	waiting   error        // why redis could not be asked at the start; nil: it was
 	stopSpool func()
+	outage    *outage
 	handler   http.Handler // what listens on the main address
 }
 
@@ -60,6 +61,9 @@ func newApp(ctx context.Context, cfg appConfig) (*app, error) {
 }
 
 func (a *app) join(ctx context.Context) (err error) {
+	// What is said here is said in a few lines where it is about one outage of Redis.
+	a.outage = newOutage(time.Now)
+	a.cfg.Log = slog.New(outageHandler{a.cfg.Log.Handler(), a.outage})
 	cfg, c := a.cfg, a.cfg.Config
 	if a.backend, err = redisstore.New(c.redisStore()); err != nil {
 		return fmt.Errorf("redis: %w", err)
@@ -234,8 +238,11 @@ func (a *app) checkMemory(ctx context.Context) trouble {
 		return trouble{text: unknownText, serves: true}
 	}
 	a.full.Store(used >= memoryLimit)
-	if used < memoryLimit {
+	switch {
+	case used < memoryLimit:
 		return trouble{}
+	case used >= 1:
+		return trouble{serves: true, text: "redis uses all of its maxmemory and refuses every write that needs more: no token is handed out, as its event can't be written, and no consent begins; give it more memory (CONFIG SET maxmemory), or delete what is not the broker's"} // the check of redis decides
 	}
 	return trouble{serves: true, text: "redis uses 90 % of its maxmemory or more: no new consent begins; give it more memory, or delete what is not the broker's"}
 }

@@ -128,23 +128,52 @@ func (a *app) watchKeyset(ctx context.Context) error {
 // watchReadiness logs what /readyz would say whenever that changes.
 func (a *app) watchReadiness(ctx context.Context) error {
 	var before map[string]string
+	a.outage.watch(true)
+	defer a.outage.watch(false)
 	look := func() {
 		ready, checks := a.ready.report(ctx)
-		if ctx.Err() != nil || a.ready.draining.Load() || maps.Equal(checks, before) {
+		if ctx.Err() != nil || a.ready.draining.Load() {
 			return // that it is ending is no news to whoever ends it
+		}
+		reason := unusable(ready, checks)
+		a.outage.tell(ctx, a.cfg.Log, reason)
+		if maps.Equal(checks, before) {
+			return
 		}
 		before = checks
 		args := []any{"ready", ready}
 		for _, name := range slices.Sorted(maps.Keys(checks)) {
 			args = append(args, name, checks[name])
 		}
-		if ready {
+		switch {
+		case ready:
 			a.cfg.Log.InfoContext(ctx, "readiness", args...)
-		} else {
+		case reason != "":
+			a.cfg.Log.DebugContext(ctx, "readiness", args...) // told already
+		default:
 			a.cfg.Log.WarnContext(ctx, "readiness", args...)
 		}
 	}
 	look()
-	every(ctx, watchEvery, look)
-	return nil
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-a.outage.look:
+		}
+		look()
+	}
+}
+
+// unusable is why Redis can't be used, "" if it can; checks are those of a process that is not ending.
+func unusable(ready bool, checks map[string]string) string {
+	for _, name := range []string{"redis", "permissions"} {
+		if text := checks[name]; !ready && text != "ok" && text != unknownText {
+			return text
+		}
+	}
+	return ""
 }

@@ -141,6 +141,9 @@ func redisURL(text string) error {
 	if scheme == "redis-sentinel" && path == "" {
 		return errors.New("names no master; write " + form)
 	}
+	if scheme == "redis-sentinel" && strings.Contains(strings.TrimSuffix(strings.SplitN(path, "?", 2)[0], "/"), "/") {
+		return errors.New("has something behind the master's name; write " + form + ", with ?db=N for a database")
+	}
 	if redisstore.CheckURL(text) != nil {
 		return errors.New("cannot be read; write " + form + ", and special characters of a password as %XX")
 	}

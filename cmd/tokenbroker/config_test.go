@@ -192,6 +192,7 @@ func TestProblems(t *testing.T) {
 		{"public scheme", strings.Replace(minimal, "http://", "ftp://", 1), "1: public_url must begin with https://"},
 		{"redis nothing", strings.Replace(minimal, "redis://127.0.0.1:6379/0", "redis://", 1), "2: redis names no server"},
 		{"sentinel", strings.Replace(minimal, "redis://127.0.0.1:6379/0", "redis-sentinel://h:1", 1), "2: redis names no master"},
+		{"sentinel path", strings.Replace(minimal, "redis://127.0.0.1:6379/0", "redis-sentinel://h:1/tb/3/x", 1), "2: redis has something behind the master's name"},
 		{"kek", strings.Replace(minimal, "env:TOKENBROKER_KEK", "env:A-B", 1), "3: keyset.kek must name an environment variable"},
 		{"empty hash", minimal + "dashboard: {token_sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}", "4: dashboard.token_sha256 is the SHA-256 of an empty text"},
 		{"shared key", minimal + client + "}\n  - {id: b, tenant: t, key_sha256: [" + goodDigest + "]}", "6: clients[1].key_sha256[0] is the same key as clients[0].key_sha256[0]"},

@@ -34,8 +34,7 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 	return a.run(ctx, func(main, ops string) {
 		args := []any{"listen", main, "ops_listen", ops, "public_url", cfg.PublicURL, "version", v, "commit", commit}
 		if a.waiting != nil {
-			log.Error("redis can't be used yet: requests are answered with 503 until it can, which is looked for", "error", a.waiting)
-			args = append(args, "waits_for", "redis")
+			args = append(args, "waits_for", "redis: "+a.waiting.Error())
 		}
 		log.Info("serving", args...)
 		for _, note := range cfg.Notes {

@@ -22,12 +22,40 @@ var ErrUnavailable = errors.New("store unavailable")
 // sentinel that does not know the master, a port that speaks TLS or does not.
 var ErrRefused = errors.New("the server refuses")
 
+// ErrStore is in every error of a server, of the way there and of waiting for it.
+var ErrStore = errors.New("redis failed")
+
+// failure is such an error, clean.
+type failure struct {
+	text string // "": the error's
+	err  error
+}
+
+// Error implements error.
+func (f *failure) Error() string {
+	if f.text != "" {
+		return f.text
+	}
+	return f.err.Error()
+}
+
+// Unwrap implements errors.Is.
+func (f *failure) Unwrap() []error { return []error{f.err, ErrStore} }
+
 // unavailable are the answers by which a server says that it can't do it at present.
 var unavailable = []string{"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "TRYAGAIN", "BUSY"}
 
 // clean makes an error that can be logged: a server's error may quote the arguments, so only its code stays, and the name
 // of a command that the user may not run.
 func clean(err error) error {
+	var answer redis.Error
+	if errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &answer) {
+		return &failure{err: err, text: "redis does not answer in time"}
+	}
+	return &failure{err: codeOf(err)}
+}
+
+func codeOf(err error) error {
 	var answer redis.Error
 	if errors.Is(err, redis.Nil) || !errors.As(err, &answer) {
 		return fmt.Errorf("redis: %w", err)

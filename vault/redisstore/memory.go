@@ -24,6 +24,10 @@ func (s *Store) Fullness(ctx context.Context) (float64, error) {
 		if err1 != nil || err2 != nil || most <= 0 {
 			return nil
 		}
+		// What Redis leaves out when it decides whether its memory is full: buffers of replicas and of the append-only file.
+		if aside, err := strconv.ParseFloat(memory["mem_not_counted_for_evict"], 64); err == nil {
+			used -= aside
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		fullest = max(fullest, used/most)

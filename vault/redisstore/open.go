@@ -153,7 +153,11 @@ func (t *target) options(path, query string) error {
 	}
 	switch t.scheme {
 	case schemeSentinel:
-		t.master, err = url.PathUnescape(strings.Split(strings.TrimSuffix(path, "/"), "/")[0])
+		name := strings.TrimSuffix(path, "/")
+		if strings.Contains(name, "/") {
+			return errors.New("redis-sentinel URL has something behind the master's name: redis-sentinel://HOST:PORT,.../MASTER, with ?db=N for a database and %2F for a / in the name")
+		}
+		t.master, err = url.PathUnescape(name)
 		if err != nil || t.master == "" {
 			return errors.New("redis-sentinel URL names no master: redis-sentinel://HOST:PORT,.../MASTER")
 		}

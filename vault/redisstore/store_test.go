@@ -30,6 +30,7 @@ func TestParseURL(t *testing.T) {
 		{"rediss://user:p%40ss@redis.example.com:6380/2", target{scheme: schemeTLS, addrs: []string{"redis.example.com:6380"}, user: "user", password: "p@ss", db: 2, tls: true}},
 		{"redis://:secret@h?db=4", target{scheme: schemePlain, addrs: []string{"h:6379"}, password: "secret", db: 4}},
 		{"redis-sentinel://a:26379,b,c:1/mymaster", target{scheme: schemeSentinel, addrs: []string{"a:26379", "b:26379", "c:1"}, master: "mymaster"}},
+		{"redis-sentinel://a/m%2F1/", target{scheme: schemeSentinel, addrs: []string{"a:26379"}, master: "m/1"}},
 		{"redis-sentinel://u:p@a/m?db=5&tls=true", target{scheme: schemeSentinel, addrs: []string{"a:26379"}, master: "m", user: "u", password: "p", db: 5, tls: true}},
 		{"redis-cluster://a:7000,b:7001", target{scheme: schemeCluster, addrs: []string{"a:7000", "b:7001"}}},
 		{"redis-cluster://u:p@a:7000/0?tls=true", target{scheme: schemeCluster, addrs: []string{"a:7000"}, user: "u", password: "p", tls: true}},
@@ -46,7 +47,7 @@ func TestParseURL(t *testing.T) {
 	}
 	for _, c := range []struct{ url, says string }{
 		{"127.0.0.1:6379", "must begin"}, {"http://x", "unknown redis URL scheme"}, {"redis://", "no host"}, {"redis://a,b", "several hosts"}, {"redis://a:0", "port"},
-		{"redis://a:x", "port"}, {"redis://a/x", "number"}, {"redis-sentinel://a", "no master"}, {"redis-cluster://a/1", "only the database 0"},
+		{"redis://a:x", "port"}, {"redis://a/x", "number"}, {"redis-sentinel://a", "no master"}, {"redis-sentinel://a/m/3", "behind the master's name"}, {"redis-sentinel://a/m/3/x", "behind the master's name"}, {"redis-cluster://a/1", "only the database 0"},
 		{"redis://u:canary@[bad/0", "a host"}, {"redis://[bad]/0", "a host"}, {"redis://[bad]:6379", "a host"}, {"redis://bad]:6379", "a host"},
 		{"redis://[::1", "a host"}, {"redis://[127.0.0.1]", "a host"}, {"redis://a:1:2", "a host"}, {"redis://a b", "a host"}, {"redis://:6379", "a host"},
 		{"redis-cluster://a,[b/0", "a host"}, {"redis://[::1]:0", "port"},
