@@ -93,6 +93,9 @@ type Consent struct {
 	RequestID string
 	TraceID   string
 
+	// Claim names the claim of BusyUntil, so that two claims of the same moment are two writes. It stays when the claim ends.
+	Claim string
+
 	// Version grows by one with every write; a write names the version it was made from. 0: not stored yet.
 	Version int64
 }

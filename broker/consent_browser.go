@@ -115,7 +115,8 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 	}
 	// A crash after this write leaves a started consent whose state nobody has: the link works again in no browser, and
 	// the chat hands out a new one.
-	if _, err := s.updateConsent(ctx, consent, entry); err != nil {
+	write := consentWrite{consent: consent, entries: []Entry{entry}, until: s.untilEnd(ctx), made: func(now Consent) bool { return now.BrowserDigest == consent.BrowserDigest }}
+	if _, err := s.insistOn(ctx, write); err != nil {
 		if errors.Is(err, ErrConflict) {
 			return Start{}, Errorf(CodeAccessDenied, "this link is being opened in another window; go on there, or ask for a new one in the chat")
 		}
@@ -275,7 +276,7 @@ func (s *Service) awaitReturn(ctx context.Context, consent Consent, cb Callback)
 	}
 	consent.Status, consent.Deadline = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ReturnCodeLife)
 	consent.StateDigest, consent.ProviderCode, consent.CallbackParams, consent.CompletionCode = "", cb.Code, cb.Params, code
-	stored, err := s.updateConsent(ctx, consent)
+	stored, err := s.insistOn(ctx, consentWrite{consent: consent, until: s.untilEnd(ctx), made: func(now Consent) bool { return code.Equal(now.CompletionCode) }})
 	if errors.Is(err, ErrConflict) {
 		return Finish{}, errBadState()
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,14 +21,38 @@ func (s *Service) CompleteConsent(ctx context.Context, caller Caller, id string,
 }
 
 func (s *Service) completeConsent(ctx context.Context, caller Caller, id string, c Completion) (Connection, error) {
+	waits := newWaiter()
 	// Detached from the first claim on: a client that leaves, or a replica that is ending, must not spend the code.
-	return detach(s, ctx, func(ctx context.Context) (Connection, error) {
+	return detachFrom(s, ctx, waits, func(ctx context.Context) (Connection, error) {
+		ctx = context.WithValue(ctx, waiterKey{}, waits)
 		consent, err := s.proven(ctx, caller, id, c)
 		if err != nil {
 			return Connection{}, err
 		}
-		return s.completeClaimed(ctx, caller, consent, c.Replace)
+		var conn Connection
+		if consent.Status == ConsentCompleted {
+			conn, err = s.ownConnection(ctx, caller, consent.Result) // by a call whose caller never heard of it
+		} else {
+			conn, err = s.completeClaimed(ctx, caller, consent, c.Replace)
+		}
+		if err == nil && waits.settle() {
+			s.spendCode(ctx, id)
+		}
+		return conn, err
 	})
+}
+
+// spendCode takes the code out of a completed consent whose caller is being answered: a code works once. It stays there for
+// a caller that was told to try again, so that the same call finds what came of it.
+func (s *Service) spendCode(ctx context.Context, id string) {
+	consent, err := s.loadConsent(ctx, id)
+	if err == nil && !consent.CompletionCode.IsZero() {
+		consent.CompletionCode = Secret{}
+		_, err = s.updateConsent(ctx, consent)
+	}
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "the code of a completed consent stays until its time is up: called again with it, the same connection is the answer", "consent", id, "error", err)
+	}
 }
 
 // proven checks subject and code, counts what is wrong, and claims the consent for one completing call.
@@ -37,6 +62,13 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		if err != nil {
 			return Consent{}, err
 		}
+		typed := c.Code
+		if consent.Binding == BindingCode {
+			typed = normalUserCode(c.Code)
+		}
+		if consent.Status == ConsentCompleted && c.Subject == consent.Subject && typed.Equal(consent.CompletionCode) && s.cfg.Now().Before(consent.Deadline) {
+			return consent, nil
+		}
 		switch s.statusOf(consent) {
 		case ConsentPending, ConsentStarted:
 			return Consent{}, s.consentTrouble(ctx, consent, "completed before the user had finished",
@@ -45,10 +77,6 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		default:
 			return Consent{}, s.consentTrouble(ctx, consent, "completed after its end",
 				Errorf(CodeExpired, "this consent is over (%s); a code works once, ask for a new consent", s.statusOf(consent)))
-		}
-		typed := c.Code
-		if consent.Binding == BindingCode {
-			typed = normalUserCode(c.Code)
 		}
 		var wrong *Error
 		switch {
@@ -68,13 +96,15 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 			}
 			return Consent{}, Errorf(CodeExpired, "the provider's code is spent; ask for a new consent")
 		default:
-			consent.BusyUntil = s.claimUntil()
-			claimed := consent
+			mine, err := s.claimed(consent)
+			if err != nil {
+				return Consent{}, err
+			}
 			if consent.Provisional == nil {
 				// Taken out before it is sent: a code can be sent once, also if this process ends meanwhile.
-				claimed.ProviderCode = Secret{}
+				mine.ProviderCode = Secret{}
 			}
-			stored, err := s.updateConsent(ctx, claimed)
+			stored, err := s.takeClaim(ctx, consent, mine)
 			if errors.Is(err, ErrConflict) {
 				continue
 			}
@@ -172,7 +202,10 @@ func (s *Service) completeClaimed(ctx context.Context, caller Caller, consent Co
 // completionFailed: the code could not be redeemed.
 func (s *Service) completionFailed(ctx context.Context, consent Consent, cause error) error {
 	var public *Error
-	if errors.As(cause, &public) {
+	switch {
+	case errors.As(cause, &public) && !errors.Is(cause, ErrConflict):
+		return public // whether it was stored is not known, or another call has completed the consent
+	case public != nil:
 		// The provider's code is spent, and what it gave could not be kept: it was revoked, and this consent is over.
 		if _, err := s.endClaimed(ctx, consent, ConsentFailed, string(public.Code), "the grant could not be stored"); err != nil {
 			s.cfg.Log.WarnContext(ctx, "a consent whose code is spent could not be ended yet", "consent", consent.ID, "error", err)
@@ -207,15 +240,6 @@ func (s *Service) identifyFailed(ctx context.Context, consent Consent, cause err
 	}
 	s.unclaim(ctx, consent)
 	return s.consentTrouble(ctx, consent, "the account could not be looked up: "+string(ClassOf(cause)), fault)
-}
-
-// unclaim lets another completing call try, with all that was gained so far.
-func (s *Service) unclaim(ctx context.Context, consent Consent) {
-	claim := consent.BusyUntil
-	consent.BusyUntil = time.Time{}
-	if _, err := s.updateUnder(ctx, claim, consent); err != nil {
-		s.cfg.Log.WarnContext(ctx, "a claim on a consent could not be given back and will run out", "consent", consent.ID, "error", err)
-	}
 }
 
 // target is the connection that the consent renews: the named one, or the live one of the same account. A zero one: none.
@@ -258,8 +282,8 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 	next.SharedGrant = s.sharedGrant(next.Connector, next.Account)
 	next = s.scheduled(next)
 	done := finished(consent, ConsentCompleted, "")
-	done.Result = next.ID
-	done.Scopes = consent.Scopes.Intersect(next.Scopes) // what was granted of what was asked
+	done.Result, done.CompletionCode = next.ID, consent.CompletionCode // until the caller is answered (spendCode)
+	done.Scopes = consent.Scopes.Intersect(next.Scopes)                // what was granted of what was asked
 	entry, err := s.consentEntry(ctx, done, EventConsentCompleted, next.Scopes, "ok", "")
 	if err != nil {
 		return Connection{}, err
@@ -272,11 +296,21 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 		}
 		entries = append(entries, reduced)
 	}
-	storeCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
-	defer cancel()
 	// One write for both: a crash before it leaves a proven consent that can be completed again after its claim ran out;
 	// behind it, everything is done.
-	stored, err := s.cfg.Consents.CompleteConsent(storeCtx, done, next, grant, entries)
+	stored, err := repeated(ctx, s, consent.BusyUntil, func(doubt bool) (Connection, error) {
+		storeCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		defer cancel()
+		stored, err := s.cfg.Consents.CompleteConsent(storeCtx, done, next, grant, entries)
+		if !doubt || !errors.Is(err, ErrConflict) {
+			return stored, err
+		}
+		now, err := s.loadConsent(ctx, done.ID)
+		if err == nil && now.Status == ConsentCompleted && now.Result == done.Result {
+			return s.reread(ctx, next) // an attempt before had done it
+		}
+		return Connection{}, cmp.Or(err, ErrConflict)
+	})
 	if err != nil {
 		return Connection{}, err
 	}

@@ -227,60 +227,6 @@ func (s *Service) loadConsent(ctx context.Context, id string) (Consent, error) {
 	return consent, nil
 }
 
-// updateConsent is one compare-and-swap. ErrConflict passes through as it is.
-func (s *Service) updateConsent(ctx context.Context, consent Consent, entries ...Entry) (Consent, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
-	defer cancel()
-	stored, err := s.cfg.Consents.UpdateConsent(ctx, consent, entries)
-	switch {
-	case err == nil:
-		if len(entries) > 0 || stored.Status == ConsentCompleted {
-			s.telemetry.consent(ctx, stored.Connector, stored.Status)
-		}
-		return stored, nil
-	case errors.Is(err, ErrConflict):
-		return Consent{}, ErrConflict
-	case errors.Is(err, ErrNotFound):
-		return Consent{}, errNoConsent()
-	}
-	return Consent{}, storeError("store the consent", err)
-}
-
-// updateClaimed is updateConsent for whoever holds the claim (BusyUntil): a wrong code that is counted meanwhile moves the
-// version, but not the claim, and must not cost the right caller its grant.
-func (s *Service) updateClaimed(ctx context.Context, consent Consent, entries ...Entry) (Consent, error) {
-	claim := consent.BusyUntil
-	return s.updateUnder(ctx, claim, consent, entries...)
-}
-
-// updateUnder writes the consent, whatever its own BusyUntil is to become, as long as the stored one has that claim.
-func (s *Service) updateUnder(ctx context.Context, claim time.Time, consent Consent, entries ...Entry) (Consent, error) {
-	for range releaseAttempts {
-		stored, err := s.updateConsent(ctx, consent, entries...)
-		if !errors.Is(err, ErrConflict) {
-			return stored, err
-		}
-		if consent, err = s.stillClaimed(ctx, claim, consent); err != nil {
-			return Consent{}, err
-		}
-	}
-	return Consent{}, ErrConflict
-}
-
-// stillClaimed takes over what others may change under a claim: the version and the count of wrong codes. ErrConflict:
-// the claim is gone.
-func (s *Service) stillClaimed(ctx context.Context, claim time.Time, consent Consent) (Consent, error) {
-	now, err := s.loadConsent(context.WithoutCancel(ctx), consent.ID)
-	if err != nil {
-		return Consent{}, err
-	}
-	if claim.IsZero() || !now.BusyUntil.Equal(claim) {
-		return Consent{}, ErrConflict
-	}
-	consent.Version, consent.Attempts = now.Version, now.Attempts
-	return consent, nil
-}
-
 // consentEntry begins an audit entry about the consent, one event a scope.
 func (s *Service) consentEntry(ctx context.Context, c Consent, t EventType, scopes ScopeSet, outcome, reason string) (Entry, error) {
 	entry := Entry{
@@ -322,6 +268,3 @@ func (s *Service) view(c Consent) ConsentView {
 	}
 	return v
 }
-
-// flowBusy is how long one step of a consent may keep others out: an upstream call and its storing.
-func (s *Service) flowBusy() time.Duration { return 2*s.cfg.UpstreamTimeout + leaseMargin }

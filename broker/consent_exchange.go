@@ -18,8 +18,12 @@ import (
 func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb Callback) (Finish, error) {
 	// From here on the user's closing the page changes nothing.
 	return detach(s, ctx, func(ctx context.Context) (Finish, error) {
-		consent.StateDigest, consent.BusyUntil = "", s.claimUntil()
-		claimed, err := s.updateConsent(ctx, consent)
+		mine, err := s.claimed(consent)
+		if err != nil {
+			return Finish{}, err
+		}
+		mine.StateDigest = ""
+		mine, err = s.takeClaim(ctx, consent, mine)
 		if errors.Is(err, ErrConflict) {
 			return Finish{}, errBadState()
 		}
@@ -30,9 +34,9 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		if err != nil {
 			return Finish{}, serverError(err)
 		}
-		held, err := s.exchange(ctx, claimed, cb.Code, cb.Params)
+		held, err := s.exchange(ctx, mine, cb.Code, cb.Params)
 		if err != nil {
-			return s.exchangeFailed(ctx, claimed, err)
+			return s.exchangeFailed(ctx, mine, err)
 		}
 		if identified, err := s.identify(ctx, held); err == nil {
 			held = identified
@@ -43,7 +47,10 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		claim := held.BusyUntil
 		held.Status, held.Deadline, held.BusyUntil = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ProvisionalLife), time.Time{}
 		held.CompletionCode = code
-		waiting, err := s.updateUnder(ctx, claim, held)
+		waiting, err := s.insistOn(ctx, consentWrite{
+			consent: held, claim: claim, until: claim,
+			made: func(now Consent) bool { return code.Equal(now.CompletionCode) },
+		})
 		if errors.Is(err, ErrConflict) {
 			// It was ended meanwhile; whoever did that has revoked what it saw, and revoking twice does no harm.
 			s.dropConsent(ctx, held, held.Provisional)
@@ -55,11 +62,6 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		}
 		return s.finishOf(waiting), nil
 	})
-}
-
-// claimUntil is a claim that starts now, to the millisecond, as records keep times.
-func (s *Service) claimUntil() time.Time {
-	return s.cfg.Now().UTC().Add(s.flowBusy()).Truncate(time.Millisecond)
 }
 
 // exchange redeems the code and keeps the grant, sealed, in the consent: before anything else that could fail.
@@ -94,16 +96,27 @@ func (s *Service) exchange(ctx context.Context, consent Consent, code Secret, pa
 		}
 	}
 	consent.Verifier, consent.ProviderCode, consent.CallbackParams = Secret{}, Secret{}, nil
-	stored, err := s.updateClaimed(ctx, consent, entries...)
-	if err != nil {
-		// It can't be kept, so it must not live on at the provider.
+	// The process may be all that has the grant: it does not give up on a store that hangs, and never takes an error for a no.
+	now, err := s.insistOn(ctx, consentWrite{
+		consent: consent, entries: entries, claim: consent.BusyUntil, until: s.cfg.Now().Add(ProvisionalLife + revokePatience),
+		made: func(now Consent) bool {
+			return now.Provisional != nil && now.Provisional.AccessToken.Equal(grant.AccessToken)
+		},
+	})
+	switch {
+	case err == nil:
+		return now, nil
+	case errors.Is(err, ErrConflict) && now.Status == ConsentCompleted && now.BrowserDigest == consent.BrowserDigest:
+		// It was written after all, and by the time that this was known somebody had completed the consent with it.
+		return consent, storeError("store the consent", errors.New("another call has completed it"))
+	case errors.Is(err, ErrConflict), CodeOf(err) == CodeNotFound:
+		// The consent was ended meanwhile. What it can't keep must not live on at the provider.
 		s.dropConsent(ctx, consent, &grant)
-		if errors.Is(err, ErrConflict) {
-			err = storeError("store the consent", err)
-		}
-		return consent, err
+		return consent, storeError("store the consent", ErrConflict)
 	}
-	return stored, nil
+	s.cfg.Log.ErrorContext(ctx, "the grant of a consent could not be stored before the process had to end; if it was written all the same, the consent still has it",
+		"consent", consent.ID, "error", err)
+	return consent, err
 }
 
 // grantedScopes are the scopes of a fresh grant: as reported, else as asked (RFC 6749 section 5.1).
@@ -164,6 +177,11 @@ func (s *Service) upstreamFault(ctx context.Context, connector string, cause err
 
 // detach runs work that outlives the request, and waits for it as long as the request lasts.
 func detach[T any](s *Service, ctx context.Context, work func(context.Context) (T, error)) (T, error) {
+	return detachFrom(s, ctx, newWaiter(), work)
+}
+
+// detachFrom is detach for work that can tell the waiter when there is nothing to wait for.
+func detachFrom[T any](s *Service, ctx context.Context, waits *waiter, work func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		val T
 		err error
@@ -186,12 +204,20 @@ func detach[T any](s *Service, ctx context.Context, work func(context.Context) (
 		}()
 		o.val, o.err = work(context.WithoutCancel(ctx))
 	}()
+	var early error
 	select {
 	case o := <-done:
 		return o.val, o.err
+	case <-waits.c:
+		early = storeError("store the consent", errStalled)
 	case <-ctx.Done():
-		return none, (&Error{Code: CodeTemporarilyUnavailable, Description: "the request ended before the work did; look at the consent's status", RetryAfter: time.Second}).Because(ctx.Err())
+		early = (&Error{Code: CodeTemporarilyUnavailable, Description: "the request ended before the work did; look at the consent's status", RetryAfter: time.Second}).Because(ctx.Err())
 	}
+	if !waits.settle() {
+		o := <-done // but for a moment it is there
+		return o.val, o.err
+	}
+	return none, early
 }
 
 // dropDetached is dropConsent behind the answer: nobody waits for it, but Drain does.

@@ -82,41 +82,6 @@ func TestCancelDuringIdentify(t *testing.T) {
 	})
 }
 
-// The store fails after the code was redeemed.
-func TestCodeIsSentOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := brokertest.New(t, 1)
-		defer drain(t, h)
-		link := newLink(t, h, broker.ConsentRequest{Subject: "alice", ReturnTo: "https://chat.example/done"})
-		finish, err := h.Service.FinishConsent(t.Context(), h.Start(t, link))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var ops atomic.Int32
-		h.Store.Before = func(_ context.Context, op string) error {
-			if op == "UpdateConsent" && ops.Add(1) == 2 {
-				return context.DeadlineExceeded
-			}
-			return nil
-		}
-		done := broker.Completion{Subject: "alice", Code: broker.NewSecret(brokertest.Query(t, finish.Location, "code"))}
-		_, err = h.Service.CompleteConsent(t.Context(), h.Caller(), link.ID, done)
-		if broker.CodeOf(err) != broker.CodeTemporarilyUnavailable || len(h.Store.Entries(broker.EventConsentFailed)) != 1 {
-			t.Errorf("first call: %v, %d consent.failed", err, len(h.Store.Entries(broker.EventConsentFailed)))
-		}
-		if _, err = h.Service.CompleteConsent(t.Context(), h.Caller(), link.ID, done); broker.CodeOf(err) != broker.CodeExpired {
-			t.Errorf("second call: %v, want to start again", err)
-		}
-		synctest.Wait()
-		if len(h.Provider.Revoked) != 1 {
-			t.Error("what the code gave lives on at the provider")
-		}
-		if h.Provider.Exchanges != 1 {
-			t.Errorf("%d exchanges (%v): the second one carried no code", h.Provider.Exchanges, err)
-		}
-	})
-}
-
 // DELETE erases in any case.
 func TestTamperedRecordCanBeDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -2,7 +2,7 @@
 // imports no network, no store, no encryption and no web framework; what it needs of those is in ports.go.
 //
 // Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
-// consent_browser.go, consent_exchange.go and consent_complete.go (a consent), revoke.go, sweep.go, early.go (refreshing
+// consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), revoke.go, sweep.go, early.go (refreshing
 // ahead of need), circuit.go (a provider that fails), shared.go (one grant, several connections). Every rule about who
 // may have what is in policy.go; every event in audit.go; every error in error.go.
 //
@@ -38,7 +38,8 @@
 //	                     └ 10 min ─▶ expired ◀────┴────── time is up ──────┘   (a provisional grant is revoked upstream)
 //
 // With binding "return" the provider's code is redeemed in complete; with binding "code" at the callback, and what it gave
-// stays out of reach until the code was typed in the chat. Either way the chat's own backend says who is there: whoever
+// stays out of reach until the code was typed in the chat. Each write on the way is repeated until it is known what became of
+// it (consent_store.go): an error of the store never costs the grant. Either way the chat's own backend says who is there: whoever
 // only has the link can attach nobody's account to anything.
 //
 // # A connection

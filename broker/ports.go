@@ -155,7 +155,8 @@ type Consents interface {
 	// ConsentsOfSubject returns consents of the subject that are not finished, at most limit, those oldest first.
 	ConsentsOfSubject(ctx context.Context, tenant, subject string, limit int) ([]Consent, error)
 	// UpdateConsent writes the consent if the stored one is still at consent.Version, and records the entries. ErrConflict.
-	// Exactly one of several concurrent updates from one version succeeds. Durable.
+	// Exactly one of several different updates from one version succeeds; one that is in nothing different, entries
+	// included, is the same write repeated (Consent.Claim). Durable.
 	UpdateConsent(ctx context.Context, consent Consent, entries []Entry) (Consent, error)
 	// CompleteConsent writes the finished consent and the connection with its grant in one step: both or neither.
 	// conn.Generation 0 makes a new connection, else the stored one must still be there at that generation, in whatever

@@ -83,26 +83,48 @@ func (s *Service) spreadOn(ctx context.Context, consent Consent) {
 		return
 	}
 	s.cfg.Log.WarnContext(ctx, "what a consent was given could not yet be kept for those who hold the same grant", "consent", consent.ID, "error", err)
+	s.behind(ctx, ProvisionalLife, func(ctx context.Context) error {
+		_, err := s.spread(ctx, consent)
+		return err
+	})
+}
+
+// behind repeats work until it is done or its time is up. Nobody waits for it but Drain.
+func (s *Service) behind(ctx context.Context, life time.Duration, work func(context.Context) error) {
 	if !s.enter() {
 		return
 	}
 	go func() {
 		defer s.leave()
-		ctx, end := context.WithoutCancel(ctx), s.cfg.Now().Add(ProvisionalLife)
+		ctx, end := context.WithoutCancel(ctx), s.cfg.Now().Add(life)
 		for wait := 50 * time.Millisecond; s.cfg.Now().Before(end) && s.pauseUntilKilled(wait); wait = min(2*wait, time.Second) {
-			if _, err := s.spread(ctx, consent); err == nil {
+			if work(ctx) == nil {
 				return
 			}
 		}
 	}()
 }
 
-// dropConsent ends what a consent that comes to nothing was given: its holders keep it, if there are any, else it ends at the
-// provider.
+// dropConsent ends what a consent that comes to nothing was given, and records that: the user gave it, and will not find it.
 func (s *Service) dropConsent(ctx context.Context, consent Consent, grant *Grant) RevokedUpstream {
 	if grant == nil {
 		return RevokedUnsupported
 	}
+	outcome := s.endGrant(ctx, consent, grant)
+	entry, err := s.consentEntry(ctx, consent, EventConsentFailed, grantedScopes(consent, *grant), "revoked_upstream_"+string(outcome),
+		"the consent came to nothing; what the provider had given was erased here, and revoked there: "+string(outcome))
+	if err == nil {
+		err = s.append(ctx, entry)
+	}
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "the end of a grant whose consent came to nothing is not on record yet", "consent", consent.ID, "revoked_upstream", string(outcome), "error", err)
+		s.behind(ctx, revokePatience, func(ctx context.Context) error { return s.append(ctx, entry) })
+	}
+	return outcome
+}
+
+// endGrant ends what a consent was given: its holders keep it, if there are any, else it ends at the provider.
+func (s *Service) endGrant(ctx context.Context, consent Consent, grant *Grant) RevokedUpstream {
 	if s.connector(consent.Connector).SharedGrants != "" && grant.Account.ID == "" {
 		upCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, s.cfg.UpstreamTimeout))
 		if identified, err := s.cfg.Upstream.Identify(upCtx, consent.Connector, *grant); err == nil {

@@ -111,12 +111,14 @@ func (s *Service) expire(ctx context.Context, consent Consent) (bool, error) {
 	reason := "the link was not used in time"
 	switch {
 	case consent.Provisional != nil:
-		consent.BusyUntil = s.claimUntil()
-		claimed, err := s.updateConsent(ctx, consent)
+		claimed, err := s.claimed(consent)
 		if err != nil {
 			return false, err
 		}
-		outcome := s.dropConsent(ctx, claimed, claimed.Provisional)
+		if claimed, err = s.updateConsent(ctx, claimed); err != nil {
+			return false, err
+		}
+		outcome := s.endGrant(ctx, claimed, claimed.Provisional)
 		if outcome == RevokedFailed && s.cfg.Now().Before(claimed.Deadline.Add(revokePatience)) {
 			return false, nil // out of everybody's reach already, and claimed: the next round after the claim tries again
 		}

@@ -61,6 +61,7 @@ type storedConsent struct {
 	Account        storedAccount     `json:"acc,omitzero"`
 	RequestID      string            `json:"rq,omitempty"`
 	TraceID        string            `json:"tr,omitempty"`
+	Claim          string            `json:"cm,omitempty"`
 }
 
 type storedActor struct {
@@ -111,7 +112,7 @@ func storeConsent(c broker.Consent) storedConsent {
 		Verifier: c.Verifier.Reveal(), Fingerprint: c.Fingerprint, Issuer: c.Issuer,
 		IssuerRequired: c.IssuerRequired, ProviderCode: c.ProviderCode.Reveal(), CallbackParams: c.CallbackParams,
 		CompletionCode: c.CompletionCode.Reveal(), Attempts: c.Attempts, BusyUntil: millis(c.BusyUntil), Identified: c.Identified,
-		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID,
+		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim,
 	}
 	if c.Provisional != nil {
 		g := storeGrant(*c.Provisional)
@@ -129,7 +130,7 @@ func (c storedConsent) consent(version int64) broker.Consent {
 		BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest, Verifier: broker.NewSecret(c.Verifier), Fingerprint: c.Fingerprint,
 		Issuer: c.Issuer, IssuerRequired: c.IssuerRequired, ProviderCode: broker.NewSecret(c.ProviderCode), CallbackParams: c.CallbackParams, CompletionCode: broker.NewSecret(c.CompletionCode),
 		Attempts: c.Attempts, BusyUntil: fromMillis(c.BusyUntil), Identified: c.Identified, Result: c.Result, Account: c.Account.account(),
-		RequestID: c.RequestID, TraceID: c.TraceID, Version: version,
+		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Version: version,
 	}
 	if c.Provisional != nil {
 		g := c.Provisional.grant()

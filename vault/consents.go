@@ -3,6 +3,8 @@ package vault
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,12 +61,31 @@ func (s *Store) CreateConsent(ctx context.Context, c broker.Consent, once string
 
 // UpdateConsent implements broker.Consents.
 func (s *Store) UpdateConsent(ctx context.Context, c broker.Consent, entries []broker.Entry) (broker.Consent, error) {
-	// Two callers may write the same change from the same version (a wrong code counted): each is a write of its own.
-	id, err := s.randomID()
+	id, err := s.contentID("update-consent", c, entries)
 	if err != nil {
 		return broker.Consent{}, err
 	}
 	return s.writeConsent(ctx, "update consent", c, "", id, entries)
+}
+
+// contentID names a write of a consent by all that it writes: repeated as it was, it has the same name. What tells two that
+// count a wrong code apart are the ids of their events, and two that claim the consent, Claim. The hash is keyed: what is
+// written holds secrets, and the name of a write lies in clear.
+func (s *Store) contentID(operation string, c broker.Consent, entries []broker.Entry, more ...any) (string, error) {
+	parts := []string{operation, strconv.FormatInt(c.Version, 10)}
+	for _, v := range append([]any{storeConsent(c)}, more...) {
+		body, err := json.Marshal(v)
+		if err != nil {
+			return "", fmt.Errorf("name write: %w", err)
+		}
+		parts = append(parts, string(body))
+	}
+	for _, e := range entries {
+		for _, scope := range e.Scopes {
+			parts = append(parts, scope.ID)
+		}
+	}
+	return base64.RawURLEncoding.EncodeToString(s.seals.hash(12, "write", parts...)), nil
 }
 
 func (s *Store) writeConsent(ctx context.Context, what string, c broker.Consent, once, id string, entries []broker.Entry) (broker.Consent, error) {
@@ -231,7 +252,7 @@ func (s *Store) CompleteConsent(ctx context.Context, consent broker.Consent, con
 	if err != nil {
 		return broker.Connection{}, err
 	}
-	id, err := s.writeIDOr(writeID("complete-consent", consent.ID, consent.Version, entries))
+	id, err := s.contentID("complete-consent", consent, entries, conn.ID, conn.Generation, storeGrant(grant))
 	if err != nil {
 		return broker.Connection{}, err
 	}

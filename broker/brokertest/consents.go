@@ -3,6 +3,7 @@ package brokertest
 import (
 	"cmp"
 	"context"
+	"reflect"
 	"slices"
 	"time"
 
@@ -83,43 +84,76 @@ func (s *Store) DueConsents(ctx context.Context, before time.Time, limit int) ([
 
 // UpdateConsent is part of broker.Consents.
 func (s *Store) UpdateConsent(ctx context.Context, c broker.Consent, entries []broker.Entry) (broker.Consent, error) {
+	stored, err := s.updateConsent(ctx, c, entries)
+	if lost := s.lost(ctx, "UpdateConsent"); err == nil && lost != nil {
+		return broker.Consent{}, lost
+	}
+	return stored, err
+}
+
+func (s *Store) updateConsent(ctx context.Context, c broker.Consent, entries []broker.Entry) (broker.Consent, error) {
 	done, err := s.enter(ctx, "UpdateConsent")
 	if err != nil {
 		return broker.Consent{}, err
 	}
 	defer done()
-	if err := s.putConsent(&c); err != nil {
+	again, err := s.putConsent(&c, entries)
+	if err != nil {
 		return broker.Consent{}, err
 	}
-	s.Trail = append(s.Trail, entries...)
+	if !again {
+		s.Trail = append(s.Trail, entries...)
+	}
 	return c, nil
 }
 
-func (s *Store) putConsent(c *broker.Consent) error {
+// consentWrite is what one write of a consent was asked to do: the same again is the same write.
+type consentWrite struct {
+	consent broker.Consent
+	entries []broker.Entry
+}
+
+// putConsent writes the consent; again: that write was done before, and nothing since.
+func (s *Store) putConsent(c *broker.Consent, entries []broker.Entry) (again bool, err error) {
 	old, ok := s.consents[c.ID]
 	if !ok {
-		return broker.ErrNotFound
+		return false, broker.ErrNotFound
 	}
-	if old.Version != c.Version {
-		return broker.ErrConflict
-	}
+	write := consentWrite{consent: *c, entries: entries}
 	c.Version++
-	s.consents[c.ID] = *c
-	return nil
+	if reflect.DeepEqual(s.written[c.ID], write) {
+		return true, nil
+	}
+	if old.Version != c.Version-1 {
+		return false, broker.ErrConflict
+	}
+	s.consents[c.ID], s.written[c.ID] = *c, write
+	return false, nil
 }
 
 // CompleteConsent is part of broker.Consents.
 func (s *Store) CompleteConsent(ctx context.Context, c broker.Consent, conn broker.Connection, grant broker.Grant, entries []broker.Entry) (broker.Connection, error) {
+	stored, err := s.completeConsent(ctx, c, conn, grant, entries)
+	if lost := s.lost(ctx, "CompleteConsent"); err == nil && lost != nil {
+		return broker.Connection{}, lost
+	}
+	return stored, err
+}
+
+func (s *Store) completeConsent(ctx context.Context, c broker.Consent, conn broker.Connection, grant broker.Grant, entries []broker.Entry) (broker.Connection, error) {
 	done, err := s.enter(ctx, "CompleteConsent")
 	if err != nil {
 		return broker.Connection{}, err
 	}
 	defer done()
 	r := s.records[conn.ID]
+	if r != nil && reflect.DeepEqual(s.written[c.ID], consentWrite{consent: c, entries: entries}) {
+		return r.conn, nil
+	}
 	if (r == nil) != (conn.Generation == 0) || (r != nil && r.conn.Generation != conn.Generation) {
 		return broker.Connection{}, broker.ErrConflict
 	}
-	if err := s.putConsent(&c); err != nil {
+	if _, err := s.putConsent(&c, entries); err != nil {
 		return broker.Connection{}, err
 	}
 	if r == nil {

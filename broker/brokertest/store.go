@@ -20,12 +20,16 @@ type Store struct {
 	// Before is called at the start of each operation, outside of the lock; an error is returned in its stead: the store
 	// is down, or slow if it waits. nil: nothing.
 	Before func(ctx context.Context, operation string) error
+	// After is called when UpdateConsent or CompleteConsent was carried out; an error is returned in place of the answer: that
+	// got lost. nil: nothing.
+	After func(ctx context.Context, operation string) error
 	// Leased is called when a lease was taken, before the caller hears of it: the place where a process may be stopped.
 	Leased func()
 
 	mu       sync.Mutex
 	records  map[string]*record
 	consents map[string]broker.Consent
+	written  map[string]consentWrite // the last one of each consent
 	once     map[string]time.Time
 	shared   map[string]*shared
 	Trail    []broker.Entry
@@ -54,7 +58,7 @@ type alternate struct {
 
 // NewStore makes an empty one.
 func NewStore(now func() time.Time) *Store {
-	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, once: map[string]time.Time{}, shared: map[string]*shared{}}
+	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, shared: map[string]*shared{}}
 }
 
 func (s *Store) enter(ctx context.Context, operation string) (func(), error) {
@@ -68,6 +72,13 @@ func (s *Store) enter(ctx context.Context, operation string) (func(), error) {
 	}
 	s.mu.Lock()
 	return s.mu.Unlock, nil
+}
+
+func (s *Store) lost(ctx context.Context, operation string) error {
+	if s.After == nil {
+		return nil
+	}
+	return s.After(ctx, operation)
 }
 
 // Entries returns a copy of the trail so far, of those types if any are named.

@@ -39,6 +39,10 @@ func testConsents(r *rig) {
 	if c, err = s.UpdateConsent(r.ctx(), c, nil); err != nil || c.Version != 2 {
 		r.Fatalf("update: %v", err)
 	}
+	if again, err := s.UpdateConsent(r.ctx(), stale, nil); err != nil || again.Version != 2 {
+		r.Fatalf("the same update, repeated as it was: version %d, %v", again.Version, err)
+	}
+	stale.Attempts++
 	_, err = s.UpdateConsent(r.ctx(), stale, nil)
 	is(r, err, broker.ErrConflict, "update from an older version")
 	grant := r.grant("p")
@@ -235,6 +239,7 @@ func testParallelUpdates(r *rig) {
 				return
 			}
 			now.Attempts++
+			now.Claim = fmt.Sprint(i) // else two of them would be one write, repeated
 			var entries []broker.Entry
 			if i%2 == 0 {
 				entries = []broker.Entry{entry(broker.EventConsentFailed, broker.Connection{Tenant: tenant(r), Subject: "u"})}
