@@ -45,9 +45,9 @@ type ConnectorConfig struct {
 	ClientID      string
 	ClientSecret  broker.Secret
 	NoticeSecret  broker.Secret // that the provider signs its notices with
-	PKCE          string   // S256: sent although the definition does not know whether the provider has it
-	Scopes        []string // default: the product's
-	DefaultScopes []string // default: all of Scopes
+	PKCE          string        // S256: sent although the definition does not know whether the provider has it
+	Scopes        []string      // default: the product's
+	DefaultScopes []string      // default: all of Scopes
 	Vars          map[string]string
 
 	// Line in the configuration, and Key ("connectors[0]"), for messages; may be left out.
