@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -351,7 +352,7 @@ func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, l
 	if err == nil {
 		return r.commit(ctx, run, conn, lease, grant)
 	}
-	if ClassOf(err) == ClassGrantDead && r.movedOn(ctx, conn, lease) {
+	if errors.Is(err, errMovedOn) || ClassOf(err) == ClassGrantDead && r.movedOn(ctx, conn, lease) {
 		r.giveBack(ctx, lease)
 		return Connection{}, errMovedOn
 	}
@@ -393,21 +394,32 @@ func (r *refresher) post(ctx context.Context, conn Connection, lease Lease, toke
 
 // tryAlternates uses the refresh tokens that late commits left. The error is dead, which the current one met, only if
 // every one of them is dead too; whatever else went wrong leaves the question open, and nobody is asked to consent again.
+// Before each it looks whether the lease is still this one: whoever has the next one tries them too.
 func (r *refresher) tryAlternates(ctx context.Context, conn Connection, lease Lease, w want, dead error) (Grant, error) {
 	open := func(what string, cause error) error {
 		return &UpstreamError{Class: ClassUnsent, What: what, Cause: cause}
 	}
-	readCtx, cancel := context.WithTimeout(ctx, r.s.cfg.StoreTimeout)
-	alternates, err := r.s.cfg.Refreshes.Alternates(readCtx, conn)
-	cancel()
-	if err != nil {
-		return Grant{}, open("the current refresh token is dead, and its alternates could not be read", err)
-	}
 	outcome := dead
-	for _, token := range alternates {
+	var tried []Secret
+	for {
+		readCtx, cancel := context.WithTimeout(ctx, r.s.cfg.StoreTimeout)
+		alternates, err := r.s.cfg.Refreshes.Alternates(readCtx, lease, conn)
+		cancel()
+		if errors.Is(err, ErrConflict) {
+			return Grant{}, errMovedOn
+		}
+		if err != nil {
+			return Grant{}, open("the current refresh token is dead, and its alternates could not be read", err)
+		}
+		next := slices.IndexFunc(alternates, func(a Secret) bool { return !slices.ContainsFunc(tried, a.Equal) })
+		if next < 0 {
+			return Grant{}, outcome
+		}
 		if lease.Until.Sub(r.s.cfg.Now()) < r.timeout(conn) {
 			return Grant{}, open("the current refresh token is dead, and there was no time left to try its alternates", nil)
 		}
+		token := alternates[next]
+		tried = append(tried, token)
 		grant, err := r.post(ctx, conn, lease, token, w)
 		if err == nil {
 			r.s.cfg.Log.InfoContext(ctx, "a grant was saved by a refresh token that a late commit had left", "connection", conn.ID)
@@ -420,7 +432,6 @@ func (r *refresher) tryAlternates(ctx context.Context, conn Connection, lease Le
 			outcome = err
 		}
 	}
-	return Grant{}, outcome
 }
 
 func unavailable(after time.Duration, cause error) *Error {

@@ -276,3 +276,58 @@ func TestOutcomeOfADeadGrant(t *testing.T) {
 		}
 	}
 }
+
+// The record moved on while its refresh token was found dead: its newer token is tried before anything is said.
+func TestMovedOnBeforeAlternates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, conn := expired(t, 1)
+		defer drain(t, h)
+		var dead, moved atomic.Bool
+		h.Provider.Before = func(context.Context, string) error {
+			if dead.CompareAndSwap(false, true) {
+				return &broker.UpstreamError{Class: broker.ClassGrantDead, Status: 400, Code: "invalid_grant", What: "dead"}
+			}
+			return nil
+		}
+		h.Store.Before = func(_ context.Context, op string) error {
+			if op == "Alternates" && moved.CompareAndSwap(false, true) {
+				return broker.ErrConflict
+			}
+			return nil
+		}
+		_, err := h.Token("alice")
+		got, _ := h.Service.GetConnection(t.Context(), h.Caller(), conn.ID)
+		if err != nil || !moved.Load() || got.Status != broker.ConnectionActive {
+			t.Errorf("status %s, %v: the record that moved on was not looked at", got.Status, err)
+		}
+	})
+}
+
+// What does not open is put on record also if the caller's time ends before that, and he is answered in time.
+func TestIntegrityFailureInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		h.Connect(t, "alice", "files.read")
+		h.Store.Before = func(_ context.Context, op string) error {
+			switch op {
+			case "Release":
+				return broker.ErrIntegrity
+			case "Append":
+				time.Sleep(200 * time.Millisecond)
+			}
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		_, err := h.Service.IssueToken(ctx, h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice"})
+		if took := time.Since(began); broker.CodeOf(err) != broker.CodeServerError || took > 100*time.Millisecond {
+			t.Errorf("after %v: %v", took, err)
+		}
+		time.Sleep(time.Second)
+		if n := len(h.Store.Entries(broker.EventIntegrityFailed)); n != 1 {
+			t.Errorf("%d events", n)
+		}
+	})
+}

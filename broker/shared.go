@@ -163,7 +163,8 @@ func (s *Service) leaveShared(ctx context.Context, conn Connection) (others bool
 	return left > 0, nil
 }
 
-// errMovedOn: the refresh token was dead because another holder of the grant was given a newer one meanwhile.
+// errMovedOn: the refresh token was dead because a newer one is there: another holder of the grant was given it meanwhile, or the
+// store had lost it and has it again.
 var errMovedOn = errors.New("a newer refresh token of the same grant is there")
 
 // maxMoved bounds how often one run begins anew for that.

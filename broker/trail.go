@@ -96,8 +96,22 @@ func (s *Service) integrityFailed(ctx context.Context, caller Caller, conn Conne
 	if entry.Scopes, err = s.eventScopes(ScopeSet{}, ScopeSet{}); err != nil {
 		return serverError(err)
 	}
-	// The caller may be gone; this must be on record all the same.
-	if err := s.append(context.WithoutCancel(ctx), entry); err != nil {
+	// The caller may be gone; this must be on record all the same. Nobody waits for it beyond the caller's time.
+	recorded := make(chan error, 1)
+	record := func() { recorded <- s.append(context.WithoutCancel(ctx), entry) }
+	if s.enter() {
+		go func() {
+			defer s.leave()
+			record()
+		}()
+	} else {
+		record()
+	}
+	select {
+	case err = <-recorded:
+	case <-ctx.Done():
+	}
+	if err != nil {
 		return err
 	}
 	return serverError(cause)

@@ -107,16 +107,23 @@ func (s *Store) calledDead(c commit, now broker.Connection, record map[string][]
 }
 
 // Alternates implements broker.Refreshes. The seal of each names the account whose it is; one that does not open for
-// conn's is left out. What waits in this process's spool is as good as one. FailRefresh, should it call the grant dead at
-// conn's generation, makes sure that none was put there since.
-func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broker.Secret, error) {
+// conn's is left out. FailRefresh, should it call the grant dead at conn's generation, makes sure that none was put there
+// since.
+func (s *Store) Alternates(ctx context.Context, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error) {
 	shard, err := shardOf(conn.ID)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.hashes(ctx, alternatesKey(shard, conn.ID))
+	tokens, err := s.storeSpooled(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("alternates: %w", err)
+	}
+	found, err := s.hashes(ctx, alternatesKey(shard, conn.ID), connectionKey(shard, conn.ID))
 	if err != nil {
 		return nil, err
+	}
+	if record := found[1]; lease.Owner != "" && (string(record[fieldOwner]) != lease.Owner || versionOf(record, fieldGeneration) != lease.Generation) {
+		return nil, fmt.Errorf("alternates: %w", broker.ErrConflict)
 	}
 	s.kept.put(epochKey{id: conn.ID, generation: conn.Generation}, string(found[0][fieldKept]))
 	var values []string
@@ -128,7 +135,6 @@ func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broke
 	}
 	slices.Sort(values) // each begins with its end
 	slices.Reverse(values)
-	tokens := s.spooledTokens(ctx, conn)
 	for _, v := range values[:min(maxAlternates, len(values))] {
 		token, err := s.openAlternate(conn, []byte(v))
 		if err != nil {
@@ -140,42 +146,62 @@ func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broke
 	return tokens, nil
 }
 
-// spooledTokens are the refresh tokens of the connection that wait in this process's spool: there are none but in trouble. What
-// is settled is used by now, unless the store was set back to before it.
-func (s *Store) spooledTokens(ctx context.Context, conn broker.Connection) []broker.Secret {
+// storeSpooled gives the store what waits in this process's spool for the connection, so that nobody else tries it at the same
+// time: there is nothing but in trouble. What is settled comes back if the store was set back to before it. It returns the
+// refresh tokens that can't go there, and are worth a try all the same. A file that can't be read is no reason to ask
+// nobody for consent; a store that does not answer is.
+func (s *Store) storeSpooled(ctx context.Context, conn broker.Connection) (tokens []broker.Secret, err error) {
 	if s.spool == nil {
-		return nil
+		return nil, nil
 	}
-	ids, settled, err := s.spool.waiting(ctx)
+	ids, done, err := s.spool.waiting(ctx)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "spool not looked through for a refresh token", "error", err)
 	}
-	var tokens []broker.Secret
-	look := func(id, suffix string, counts func(commit) bool) {
+	read := func(id, suffix string) (commit, bool) {
 		c, err := s.spool.readFile(ctx, id, suffix)
 		same := err == nil && c.lease.Tenant == conn.Tenant && c.lease.Connection == conn.ID && c.conn.Account.ID == conn.Account.ID
-		if same && !c.grant.RefreshToken.IsZero() && counts(c) {
-			tokens = append(tokens, c.grant.RefreshToken)
-		}
+		return c, same && !c.grant.RefreshToken.IsZero()
 	}
 	for _, id := range ids {
-		look(id, spoolSuffix, func(commit) bool { return true })
+		c, ok := read(id, spoolSuffix)
+		if !ok {
+			continue
+		}
+		if _, err := s.replayCommit(ctx, c); err != nil {
+			return nil, err
+		}
 	}
 	_, here := s.spool.settledHere()
-	for _, id := range settled {
+	for _, id := range done {
 		if owner, own := here[id]; own && owner != conn.ID {
 			continue // there are as many as refreshes in the last minute
 		}
-		look(id, settledSuffix, func(c commit) bool { return s.setBack(ctx, conn, c) })
+		c, ok := read(id, settledSuffix)
+		if !ok {
+			continue
+		}
+		if _, err := s.restoreIfBehind(ctx, c); err != nil {
+			return nil, err
+		}
+		switch back, err := s.setBack(ctx, conn, c); {
+		case err != nil:
+			return nil, err
+		case back:
+			tokens = append(tokens, c.grant.RefreshToken)
+		}
 	}
-	return tokens
+	return tokens, nil
 }
 
 // setBack tells that the store has the record as conn is, with a refresh token from before the settled commit. Beside any other
 // record the commit's token may be the record's own, or used.
-func (s *Store) setBack(ctx context.Context, conn broker.Connection, c commit) bool {
+func (s *Store) setBack(ctx context.Context, conn broker.Connection, c commit) (bool, error) {
 	now, record, err := s.load(ctx, conn.Tenant, conn.ID)
-	return err == nil && now.Generation == conn.Generation && consentedOf(record) <= c.lease.Generation && c.outlives(now, record)
+	if errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrIntegrity) || errors.Is(err, broker.ErrNewerFormat) {
+		return false, nil
+	}
+	return err == nil && now.Generation == conn.Generation && consentedOf(record) <= c.lease.Generation && c.outlives(now, record), err
 }
 
 // keptCheck demands that there are no other alternates than those that Alternates found at that generation, if it was asked.

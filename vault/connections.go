@@ -207,6 +207,9 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey st
 		}
 		// Opened before anything is recorded: what does not open leaves no token.issued behind.
 		token, err := s.seals.open([]byte(sealed), accessPlace(conn.Tenant, conn.ID, info))
+		if err != nil && ok && attempt == 0 {
+			continue // remembered from before a failover: the generation was made once more since, with another token
+		}
 		if err != nil {
 			return broker.Secret{}, fmt.Errorf("release token: %w", err)
 		}

@@ -102,59 +102,6 @@ func (m *remembered) findConnection(record map[string][]byte, has int64) finding
 	return foundAsWritten
 }
 
-// written is a write of a record that the store acknowledged.
-type written struct {
-	remembered     // who and where; the rest is filled in
-	read       int // which of the step's reads is the record
-	entries    []broker.Entry
-}
-
-// errUnremembered: a write was carried out, and it is not known here what it left. Repeated as it was, it is found or made again.
-var errUnremembered = errors.New("a write is not remembered")
-
-// remember keeps what a write left of the record, if it is still so: who wrote since remembers that. errUnremembered: the
-// record could not be read, or the store has lost the write since, so that nobody would bring it back.
-func (s *Store) remember(ctx context.Context, w written, r Result) error {
-	m := w.remembered
-	var record map[string][]byte
-	if w.read < len(r.Reads) && !r.overtaken {
-		record = r.Reads[w.read]
-	} else {
-		// The answer was lost, and the chain of entries showed that the step was carried out; or it is older than the store.
-		found, err := s.hashes(ctx, m.key())
-		if err != nil {
-			return fmt.Errorf("%w: %w", errUnremembered, err)
-		}
-		record = found[0]
-	}
-	switch {
-	case string(record[fieldWrite]) == m.write:
-	case versionOf(record, m.versionField()) < m.generation:
-		return fmt.Errorf("%w: the store has lost it", errUnremembered)
-	default:
-		return nil
-	}
-	m.take(record)
-	m.stored = r.Now
-	s.memory.put(&m, w.entries)
-	return nil
-}
-
-// rememberIfRead is remember where repeating the write would be worse than to forget it.
-func (s *Store) rememberIfRead(ctx context.Context, w written, r Result) {
-	if err := s.remember(ctx, w, r); err != nil {
-		s.cfg.Log.WarnContext(ctx, "a write is not remembered, so a failover may lose it", "record", w.id, "error", err)
-	}
-}
-
-// rememberErased keeps that the record is gone.
-func (s *Store) rememberErased(shard byte, conn broker.Connection, index string, record map[string][]byte, now time.Time) {
-	s.memory.put(&remembered{
-		tenant: conn.Tenant, id: conn.ID, shard: shard, generation: conn.Generation + 1, consented: consentedOf(record),
-		status: broker.ConnectionRevoked, index: index, stored: now,
-	}, nil)
-}
-
 // healAttempts bounds how often a reader looks again because the record needed healing.
 const healAttempts = 4
 
@@ -218,7 +165,8 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 
 // writeBack puts the record as m has it in the place of the one that was seen, with its places and the entries that were
 // lost with it, in one step. Whoever held a lease is fenced out: what it was given may be older than what is there now. An
-// erased record does not come back.
+// erased record does not come back. Nor does what says nothing new of the grant, while somebody has the lease: fenced out, its
+// refresh token would be sent once more.
 func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]byte, lost []broker.Entry) (done bool, err error) {
 	drafts, err := s.drafts(m.tenant, lost)
 	if err != nil {
@@ -235,6 +183,9 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	}
 	if len(seen) > 0 {
 		step.Checks[2] = Check{Key: key, Field: version, Kind: CheckEqual, Value: string(seen[version])}
+	}
+	if m.sameGrant(seen) {
+		step.Checks = append(step.Checks, Check{Key: key, Field: fieldDeadline, Kind: CheckFree})
 	}
 	var fields []string
 	keep := []string{"", fieldFence}
@@ -264,8 +215,11 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 		return false, err
 	}
 	if r.Verdict == VerdictRefused {
-		if r.Refused == 1 || r.Refused == 3 { // erased, or there is something to be tried yet
+		switch r.Refused {
+		case 1: // erased
 			s.memory.forget(m)
+		case leasedOut:
+			return false, s.recordLost(ctx, m, seen, drafts)
 		}
 		return false, nil
 	}
@@ -273,6 +227,22 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	back.broughtBack = true
 	s.rememberIfRead(ctx, written{remembered: back}, r)
 	return r.Verdict == VerdictDone || r.Verdict == VerdictRepeated, nil
+}
+
+// leasedOut is writeBack's check that nobody has the lease.
+const leasedOut = 3
+
+// recordLost records what was lost with a write that is not worth bringing back itself.
+func (s *Store) recordLost(ctx context.Context, m *remembered, seen map[string][]byte, lost []draft) error {
+	if len(lost) > 0 {
+		write := writeID("record lost", m.id, versionOf(seen, m.versionField()), nil, m.write)
+		if _, err := s.trails.do(ctx, trailName{shard: m.shard, tenant: m.tenant}, write, Step{}, lost); err != nil {
+			return err
+		}
+	}
+	s.memory.forget(m)
+	s.cfg.Log.WarnContext(ctx, "the store lost a write that changed nothing of the grant, which is being refreshed", "connection", m.id)
+	return nil
 }
 
 // indexOf is the key of the index of the connection's subject, "" if its record does not open.

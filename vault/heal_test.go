@@ -91,7 +91,7 @@ func TestMemoryBounds(t *testing.T) {
 	now := time.Now()
 	m := newMemory(func() time.Time { return now })
 	put := func(id string, gen int64, write, index string, stored time.Time, entries ...broker.Entry) {
-		m.put(&remembered{id: id, tenant: "t", generation: gen, write: write, index: index, stored: stored, fields: map[string]string{}}, entries)
+		m.put(&remembered{id: id, tenant: "t", generation: gen, write: write, index: index, stored: stored, fields: map[string]string{}}, writtenEntries{generation: gen, write: write, entries: entries})
 	}
 	for i := range memoryRecords + 10 {
 		put(fmt.Sprint(i), 1, "w", "s"+fmt.Sprint(i%2), now)

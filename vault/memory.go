@@ -63,6 +63,7 @@ type remembered struct {
 // writtenEntries are the entries that the write recorded which made that generation.
 type writtenEntries struct {
 	generation int64
+	write      string
 	revoked    bool // the connection, or it was so already
 	at         time.Time
 	entries    []broker.Entry
@@ -114,6 +115,13 @@ func (m *remembered) take(record map[string][]byte) {
 		m.status, m.consented, m.epoch = broker.ConnectionStatus(record[fieldStatus]), consentedOf(record), epochOf(record)
 		m.fence = versionOf(record, fieldFence)
 	}
+}
+
+// sameGrant tells that the record has the refresh token that is remembered, and is active as that is: what the store lost of it is
+// a failure, or an access token.
+func (m *remembered) sameGrant(record map[string][]byte) bool {
+	return m.carries() && m.status == broker.ConnectionActive && broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionActive &&
+		consentedOf(record) == m.consented && string(record[fieldRefresh]) == m.fields[fieldRefresh]
 }
 
 // versionOf reads a number; 0 if it is none.
@@ -178,12 +186,12 @@ func (m *memory) newest() []string {
 	return ids
 }
 
-// put remembers the record. What is older than what is remembered already was overtaken on its way here.
-func (m *memory) put(r *remembered, entries []broker.Entry) {
+// put remembers the record, and what this process's own write recorded. What is older than what is remembered already was
+// overtaken on its way here.
+func (m *memory) put(r *remembered, own writtenEntries) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.at = m.now()
-	again := false
 	if had := m.all[r.id]; had != nil {
 		old := had.Value.(*remembered)
 		// A lower generation by a later write: the record goes on from where a failover left it. Not so if that write brought
@@ -191,7 +199,7 @@ func (m *memory) put(r *remembered, entries []broker.Entry) {
 		if r.generation < old.generation && (r.broughtBack || !r.stored.After(old.stored)) {
 			return
 		}
-		again = r.write == old.write
+		again := r.write == old.write
 		if r.index == "" {
 			r.index = old.index
 		}
@@ -203,8 +211,9 @@ func (m *memory) put(r *remembered, entries []broker.Entry) {
 		}
 		m.drop(had)
 	}
-	if len(entries) > 0 && !again {
-		r.entries = append(r.entries, writtenEntries{generation: r.generation, revoked: r.status == broker.ConnectionRevoked, at: r.at, entries: entries})
+	if known := slices.ContainsFunc(r.entries, func(w writtenEntries) bool { return w.write == own.write }); len(own.entries) > 0 && !known {
+		own.at = r.at
+		r.entries = append(r.entries, own)
 	}
 	if n := len(r.entries) - memoryWrites; n > 0 {
 		r.entries = append([]writtenEntries(nil), r.entries[n:]...)

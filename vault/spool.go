@@ -232,18 +232,28 @@ func (s *Store) replay(ctx context.Context, id string) (orphan *commit, err erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, replayTimeout)
 	defer cancel()
+	unwanted, err := s.replayCommit(ctx, c)
+	if unwanted {
+		return &c, nil
+	}
+	return nil, err
+}
+
+// replayCommit gives the store the commit of a file, which goes with that. unwanted: its connection does not want it any more; the
+// file is still there.
+func (s *Store) replayCommit(ctx context.Context, c commit) (unwanted bool, err error) {
 	_, err = s.commit(ctx, c)
 	switch {
 	case !settled(err):
-		return nil, err
+		return false, err
 	case errors.Is(err, broker.ErrNotFound):
-		return &c, nil
+		return true, nil
 	case errors.Is(err, broker.ErrConflict):
 		s.cfg.Log.InfoContext(ctx, "spooled token came too late and does not become the connection's", "connection", c.conn.ID)
 	default:
 		s.cfg.Log.InfoContext(ctx, "spooled token stored", "connection", c.conn.ID)
 	}
-	return nil, s.spool.drop(ctx, id)
+	return false, s.spool.drop(ctx, c.id)
 }
 
 // orphansAtOnce bounds how many calls of Orphan run at the same time, so that a provider that hangs holds up few others.

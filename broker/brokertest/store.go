@@ -314,7 +314,7 @@ func (s *Store) FailRefresh(ctx context.Context, lease broker.Lease, conn broker
 }
 
 // Alternates is part of broker.Refreshes.
-func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broker.Secret, error) {
+func (s *Store) Alternates(ctx context.Context, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error) {
 	done, err := s.enter(ctx, "Alternates")
 	if err != nil {
 		return nil, err
@@ -323,6 +323,9 @@ func (s *Store) Alternates(ctx context.Context, conn broker.Connection) ([]broke
 	r, err := s.own(conn.Tenant, conn.ID)
 	if err != nil {
 		return nil, err
+	}
+	if lease.Owner != "" && r.conn.Generation != lease.Generation {
+		return nil, broker.ErrConflict
 	}
 	var mine []broker.Secret
 	for _, a := range r.alternates {

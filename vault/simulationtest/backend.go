@@ -45,7 +45,28 @@ func (b backend) Apply(ctx context.Context, steps []vault.Step) []vault.Result {
 		}
 		return failed
 	}
+	for i, step := range steps {
+		switch r := results[i]; {
+		case r.Err != nil:
+		case r.Verdict == vault.VerdictDone, r.Verdict == vault.VerdictRepeated, r.Verdict == vault.VerdictApplied:
+			w.toldOf(step)
+		}
+	}
 	return results
+}
+
+// toldOf notes that a process was told of a step that the store has carried out.
+func (w *world) toldOf(step vault.Step) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, write := range step.Writes {
+		kind, _ := keyParts(write.Key)
+		if sealed, ok := argument(write.Args, "rt"); ok && kind == "c" && write.Kind == vault.WriteHashSet {
+			if t := w.provider.sealedIn(sealed); t != nil && t.told.IsZero() {
+				t.told = time.Now()
+			}
+		}
+	}
 }
 
 // read is a call that changes nothing.

@@ -91,6 +91,10 @@ func (w *world) reread(rec *record) {
 		if t.landed.IsZero() || t == rec.token || t.grant.conn != w.numberOf(rec) || t.generation <= rec.generation && t != had {
 			continue
 		}
+		if t.told.IsZero() && t.settled.IsZero() {
+			t.landed = time.Time{} // nobody was told, so nobody can remember it: as if the store had never had it
+			continue
+		}
 		t.takenBack = time.Now()
 		if p := t.holder; !w.prompt || p == nil || p.dead || p.resumed != nil {
 			t.excused = true

@@ -55,7 +55,7 @@ func unchecked(step *vault.Step, fields ...string) {
 type refreshes struct {
 	broker.Refreshes
 	begin      func(ctx context.Context, inner broker.Refreshes, conn broker.Connection, owner string, lease time.Duration) (broker.Lease, broker.Secret, error)
-	alternates func(ctx context.Context, inner broker.Refreshes, conn broker.Connection) ([]broker.Secret, error)
+	alternates func(ctx context.Context, inner broker.Refreshes, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error)
 	unlocks    bool // whatever became of a refresh, its lease is given back
 }
 
@@ -86,11 +86,11 @@ func (r refreshes) BeginRefresh(ctx context.Context, conn broker.Connection, own
 }
 
 // Alternates is part of broker.Refreshes.
-func (r refreshes) Alternates(ctx context.Context, conn broker.Connection) ([]broker.Secret, error) {
+func (r refreshes) Alternates(ctx context.Context, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error) {
 	if r.alternates == nil {
-		return r.Refreshes.Alternates(ctx, conn)
+		return r.Refreshes.Alternates(ctx, lease, conn)
 	}
-	return r.alternates(ctx, r.Refreshes, conn)
+	return r.alternates(ctx, r.Refreshes, lease, conn)
 }
 
 // forgetful is a disk that says it has kept what it has not, or loses it at once.
@@ -169,8 +169,8 @@ func TestFindsPlantedBugs(t *testing.T) {
 			}
 		})},
 		{name: "alternates that nobody tries", plant: Plant{Refreshes: func(inner broker.Refreshes) broker.Refreshes {
-			return refreshes{Refreshes: inner, alternates: func(ctx context.Context, inner broker.Refreshes, conn broker.Connection) ([]broker.Secret, error) {
-				_, err := inner.Alternates(ctx, conn)
+			return refreshes{Refreshes: inner, alternates: func(ctx context.Context, inner broker.Refreshes, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error) {
+				_, err := inner.Alternates(ctx, lease, conn)
 				return nil, err
 			}}
 		}}},

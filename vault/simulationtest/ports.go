@@ -98,10 +98,10 @@ func (p ports) FailRefresh(ctx context.Context, lease broker.Lease, conn broker.
 }
 
 // Alternates is part of broker.Refreshes.
-func (p ports) Alternates(ctx context.Context, conn broker.Connection) ([]broker.Secret, error) {
+func (p ports) Alternates(ctx context.Context, lease broker.Lease, conn broker.Connection) ([]broker.Secret, error) {
 	p.at(ctx, "alternates", conn.ID)
 	defer p.done()
-	return p.Store.Alternates(ctx, conn)
+	return p.Store.Alternates(ctx, lease, conn)
 }
 
 // EndRefresh is part of broker.Refreshes.

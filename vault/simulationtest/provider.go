@@ -57,7 +57,8 @@ type token struct {
 	// What became of it on our side; zero: nothing yet.
 	spooled    time.Time // a disk has it
 	unkept     bool      // a disk would not take it
-	landed     time.Time // the store's record has had it
+	landed     time.Time // the store's record has had it, and this was not taken back before a process was told
+	told       time.Time // a process was told so
 	holder     *process  // which wrote it there
 	generation int64     // which it made there
 	takenBack  time.Time // a failover took it away again

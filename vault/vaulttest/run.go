@@ -35,6 +35,10 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"alternate behind a lost verdict", testLostVerdict},
 		{"alternate of a wrong clock", testAlternateOfWrongClock},
 		{"alternate in the spool", testAlternateInSpool},
+		{"alternates of the lease", testAlternatesOfTheLease},
+		{"lost with who wrote behind", testLostWithWhoWroteBehind},
+		{"a generation made twice", testGenerationMadeTwice},
+		{"a spool without a store", testSpoolWithoutStore},
 		{"lease with a lost one's fence", testSameFence},
 		{"lease", testLease},
 		{"revoke", testRevoke},
@@ -336,7 +340,7 @@ func testLateCommit(r *rig) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	alternates, err := b.Alternates(r.ctx(), next)
+	alternates, err := b.Alternates(r.ctx(), broker.Lease{}, next)
 	if err != nil || len(alternates) != 2 || alternates[0].Reveal() != "canary-rt-late2" {
 		r.Fatalf("alternates: %d, %v", len(alternates), err)
 	}

@@ -37,7 +37,7 @@ func testLateCommitAfterConsent(r *rig) {
 		renewed = r.renew(s, renewed, "3")
 		_, err := s.CommitRefresh(r.ctx(), lease, conn, "", r.grant("late"), nil)
 		is(r, err, test.want, test.name)
-		alternates, err := s.Alternates(r.ctx(), renewed)
+		alternates, err := s.Alternates(r.ctx(), broker.Lease{}, renewed)
 		if err != nil || len(alternates) > 1 || (len(alternates) == 1) != test.kept {
 			r.Fatalf("%s: %d alternates, %v", test.name, len(alternates), err)
 		}
@@ -65,7 +65,7 @@ func testAlternateOfOneAccount(r *rig) {
 			r.Helper()
 			c := next
 			c.Account.ID = account
-			alternates, err := s.Alternates(r.ctx(), c)
+			alternates, err := s.Alternates(r.ctx(), broker.Lease{}, c)
 			if err != nil {
 				r.Fatal(err)
 			}

@@ -80,7 +80,7 @@ func testBranchRefreshed(p *pair) {
 	p.heal(writer)
 	p.heal(writer)
 	p.holds(conn, broker.ConnectionActive, 2, writer, other)
-	alternates, err := other.Alternates(p.ctx(), next)
+	alternates, err := other.Alternates(p.ctx(), broker.Lease{}, next)
 	if err != nil || len(alternates) != 1 || alternates[0].Reveal() != "canary-rt-lost" {
 		p.Fatalf("alternates: %d, %v", len(alternates), err)
 	}

@@ -30,6 +30,7 @@ func RunHealing(t *testing.T) {
 		{"commit behind a lost refresh", func(p *pair) { testCommitBehindLoss(p, true) }},
 		{"commit behind a lost refresh of a dead process", func(p *pair) { testCommitBehindLoss(p, false) }},
 		{"commit of a lost connection", testCommitOfLostConnection},
+		{"a lost failure meets a lease", testLostFailureMeetsLease},
 		{"went on with the old token", testBranchFailed},
 		{"went on and called it dead", testBranchDead},
 		{"went on and refreshed", testBranchRefreshed},

@@ -82,7 +82,7 @@ func testSpool(r *rig) {
 	if err := next.ReplaySpool(r.ctx()); err != nil {
 		r.Fatal(err)
 	}
-	alternates, err := next.Alternates(r.ctx(), conn)
+	alternates, err := next.Alternates(r.ctx(), broker.Lease{}, conn)
 	if err != nil || len(alternates) != 1 || alternates[0].Reveal() != "canary-rt-late" {
 		r.Fatalf("alternates: %d, %v", len(alternates), err)
 	}

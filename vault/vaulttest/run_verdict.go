@@ -40,7 +40,7 @@ func testVerdictMeetsAlternate(r *rig) {
 	conn := r.connect(a, tenant(r), "u", "files", "1")
 	late := r.taken(a, conn, "a", 20*time.Millisecond)
 	lease := r.taken(b, conn, "b", time.Minute)
-	if tokens, err := b.Alternates(r.ctx(), conn); err != nil || len(tokens) != 0 {
+	if tokens, err := b.Alternates(r.ctx(), broker.Lease{}, conn); err != nil || len(tokens) != 0 {
 		r.Fatalf("alternates before: %d, %v", len(tokens), err)
 	}
 	_, err := a.CommitRefresh(r.ctx(), late, conn, "", r.grant("late"), nil)
@@ -63,7 +63,7 @@ func testVerdictMeetsAlternate(r *rig) {
 	if err != nil || token.Reveal() != "canary-rt-late" {
 		r.Fatalf("the lease after that: %v, and the token is not the late one", err)
 	}
-	if tokens, err := b.Alternates(r.ctx(), now); err != nil || len(tokens) != 1 || tokens[0].Reveal() != "canary-rt-1" {
+	if tokens, err := b.Alternates(r.ctx(), broker.Lease{}, now); err != nil || len(tokens) != 1 || tokens[0].Reveal() != "canary-rt-1" {
 		r.Fatalf("alternates: %d, %v", len(tokens), err)
 	}
 	if _, err := b.FailRefresh(r.ctx(), lease, dead(now), nil); err != nil {
@@ -87,7 +87,7 @@ func testSuccessorElsewhere(r *rig) {
 	if token := r.sends(b, next, "b"); token != "2" {
 		r.Fatalf("the next refresh would send %s", token)
 	}
-	if tokens, err := a.Alternates(r.ctx(), next); err != nil || len(tokens) != 1 {
+	if tokens, err := a.Alternates(r.ctx(), broker.Lease{}, next); err != nil || len(tokens) != 1 {
 		r.Fatalf("alternates: %d, %v", len(tokens), err)
 	}
 
@@ -139,12 +139,12 @@ func testAlternateOfWrongClock(r *rig) {
 	r.taken(s, conn, "b", time.Minute)
 	_, err := behind.CommitRefresh(r.ctx(), late, conn, "", r.grant("late"), nil)
 	is(r, err, broker.ErrConflict, "a late commit")
-	if tokens, err := s.Alternates(r.ctx(), conn); err != nil || len(tokens) != 1 {
+	if tokens, err := s.Alternates(r.ctx(), broker.Lease{}, conn); err != nil || len(tokens) != 1 {
 		r.Fatalf("alternates: %d, %v", len(tokens), err)
 	}
 }
 
-// testAlternateInSpool: what waits on the own disk is tried before a grant is called dead.
+// testAlternateInSpool: what waits on the own disk goes to the store before a grant is called dead.
 func testAlternateInSpool(r *rig) {
 	dir := filepath.Join(Dir(r), "spool")
 	s, cut := r.store(withSpool(dir)), r.store(withSpool(dir), away)
@@ -155,10 +155,23 @@ func testAlternateInSpool(r *rig) {
 	defer cancel()
 	_, err := cut.CommitRefresh(ctx, late, conn, "", r.grant("kept"), nil)
 	is(r, err, broker.ErrSpooled, "a commit without a store")
-	if tokens, err := s.Alternates(r.ctx(), conn); err != nil || len(tokens) != 1 || tokens[0].Reveal() != "canary-rt-kept" {
+	_, err = s.Alternates(r.ctx(), late, conn)
+	is(r, err, broker.ErrConflict, "alternates of a connection of which a refresh waits")
+	if _, token := r.begin(s, conn, "x"); token != "canary-rt-kept" {
+		r.Fatalf("the next refresh would send %s", token)
+	}
+	// Beside the lease of somebody else it is an alternate.
+	third := r.connect(s, tenant(r), "third", "files", "1")
+	late = r.taken(s, third, "x", 20*time.Millisecond)
+	ctx, cancel = contextWithTimeout(100 * time.Millisecond)
+	defer cancel()
+	_, err = cut.CommitRefresh(ctx, late, third, "", r.grant("third"), nil)
+	is(r, err, broker.ErrSpooled, "a commit without a store")
+	lease := r.taken(s, third, "y", time.Minute)
+	if tokens, err := s.Alternates(r.ctx(), lease, third); err != nil || len(tokens) != 1 || tokens[0].Reveal() != "canary-rt-third" {
 		r.Fatalf("alternates: %d, %v", len(tokens), err)
 	}
-	if tokens, err := s.Alternates(r.ctx(), other); err != nil || len(tokens) != 0 {
+	if tokens, err := s.Alternates(r.ctx(), broker.Lease{}, other); err != nil || len(tokens) != 0 {
 		r.Fatalf("alternates of another connection: %d, %v", len(tokens), err)
 	}
 }
