@@ -174,7 +174,7 @@ func (s *Service) lookAfter(ctx context.Context, conn Connection) {
 	connector, configured := s.cfg.Connectors.Connector(conn.Connector)
 	_, known := s.cfg.Client(conn.Client)
 	why, next := s.whyEarly(conn, connector)
-	provider := s.refresher.provider(conn)
+	provider := s.refresher.lineOf(conn.Connector).provider
 	switch {
 	case s.early.has(grantOf(conn)): // it stays due until its outcome is stored
 	case !configured || !known:

@@ -43,7 +43,7 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 			return Token{}, s.refused(ctx, caller, about, asked.scopes, err)
 		}
 		if want.vain && !s.refresher.mayHope(conn.ID) {
-			return Token{}, s.refused(ctx, caller, about, asked.scopes, ttlUnavailable(conn.Lifetime))
+			return Token{}, s.refused(ctx, caller, about, asked.scopes, ttlUnavailable(conn.most()))
 		}
 		degraded := false
 		if want.refresh {
@@ -56,7 +56,7 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 				return Token{}, s.refused(ctx, caller, about, asked.scopes, err)
 			}
 		} else {
-			degraded = !conn.FailingSince.IsZero() || s.refresher.refusedNow(conn.Connector) || want.soon && s.refresher.circuits.wait(s.refresher.provider(conn)) > 0
+			degraded = s.refresher.isFailing(conn, want.soon)
 			if want.soon {
 				s.refresher.ahead(conn, want)
 			}
@@ -125,7 +125,8 @@ func plan(asked ask, req TokenRequest, conn Connection, now time.Time) (want, er
 		w.refresh = true // finds that there is nothing to refresh with, and records it
 		return w, nil
 	}
-	w.vain = stored && left > 0 && conn.Lifetime < w.minTTL && !conn.LastRefreshed.IsZero() && conn.FailingSince.IsZero()
+	// Also when it has ended: a caller who will be told that it lives too short must not have it made anew with each request.
+	w.vain = stored && !meets(conn.reach(), conn.Lifetime, w.minTTL) && !conn.LastRefreshed.IsZero() && conn.FailingSince.IsZero()
 	w.refresh = true
 	return w, nil
 }
@@ -144,11 +145,8 @@ func scopeKey(scopes ScopeSet) string { return NewSecret(scopes.String()).Digest
 func (s *Service) refreshed(ctx context.Context, caller Caller, req TokenRequest, conn Connection, w want) (Connection, bool, error) {
 	fresh, err := s.refresher.refresh(ctx, caller, req.Actor, conn, w)
 	if err == nil {
-		// Just made: counted from its first second, so that a min_ttl of exactly its lifetime is met.
-		if fresh.Lifetime < w.minTTL {
-			if token, ok := fresh.Token(w.key); !ok || token.ExpiresAt.Sub(s.cfg.Now()) < w.minTTL {
-				return conn, false, ttlUnavailable(fresh.Lifetime)
-			}
+		if token, ok := fresh.Token(w.key); ok && !meets(token.ExpiresAt.Sub(s.cfg.Now()), fresh.Lifetime, w.minTTL) {
+			return conn, false, ttlUnavailable(fresh.most())
 		}
 		return fresh, false, nil
 	}

@@ -223,3 +223,66 @@ func TestEventsOfAToken(t *testing.T) {
 		}
 	})
 }
+
+// expires_in counts from when we asked: what a slow provider took of a token's life is not promised to anybody.
+func TestMinTTLOfASlowProvider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		h.Provider.Lifetime = time.Minute
+		h.Connect(t, "alice", "files.read")
+		takes := 20 * time.Second
+		h.Provider.Before = func(context.Context, string) error { time.Sleep(takes); return nil }
+		ask := func(ttl time.Duration) (broker.Token, error) {
+			return h.Service.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice", MinTTL: &ttl})
+		}
+		time.Sleep(30 * time.Second)
+		_, err := ask(time.Minute)
+		if e, ok := err.(*broker.Error); !ok || e.Code != broker.CodeTTLUnavailable || e.MaxTTL != 40*time.Second {
+			t.Fatalf("a minute, of which 20 s were over: %v", err)
+		}
+		if token, err := ask(40 * time.Second); err != nil || token.ExpiresIn < 40*time.Second {
+			t.Errorf("max_ttl: %v, %v", token.ExpiresIn, err)
+		}
+		before := h.Provider.Calls
+		takes = 8 * time.Second
+		for range 100 {
+			if token, err := ask(time.Minute); broker.CodeOf(err) != broker.CodeTTLUnavailable {
+				t.Fatalf("a minute, of which 8 s were over: %v, %v", token.ExpiresIn, err)
+			}
+		}
+		if n := h.Provider.Calls - before; n > 8 {
+			t.Errorf("%d refreshes one after the other for a min_ttl that the provider does not reach", n)
+		}
+		// The way there and back takes a moment with any provider.
+		takes, h.Provider.Lifetime = 2*time.Second, time.Hour
+		time.Sleep(2 * time.Minute)
+		if token, err := ask(time.Hour); err != nil || token.ExpiresIn != time.Hour-takes {
+			t.Errorf("its whole life, from a provider that took 2 s: %v, %v", token.ExpiresIn, err)
+		}
+	})
+}
+
+// Whoever keeps asking for a token that lives longer than this provider's does not have them made one after the other, also
+// when the last one has ended.
+func TestAskingForMoreThanThereIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		h.Provider.Lifetime = 2 * time.Second
+		h.Connect(t, "alice", "files.read")
+		for range 600 {
+			if _, err := h.Token("alice"); broker.CodeOf(err) != broker.CodeTTLUnavailable {
+				t.Fatalf("a token of two seconds for the default min_ttl: %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if h.Provider.Calls > 45 {
+			t.Errorf("%d refreshes in ten minutes, of which no caller had anything", h.Provider.Calls)
+		}
+		ttl := time.Second
+		if token, err := h.Service.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice", MinTTL: &ttl}); err != nil || token.ExpiresIn < ttl {
+			t.Errorf("for a min_ttl that it meets: %v, %v", token.ExpiresIn, err)
+		}
+	})
+}

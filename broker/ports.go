@@ -206,6 +206,9 @@ type Connector struct {
 	Provider string // the provider's name: "Google"
 	// ProviderID names the authorization server: connectors that share one share its troubles. Default: the connector's id.
 	ProviderID string
+	// ClientKey names the OAuth client at the provider: connectors that share one are throttled and refused together. Default:
+	// the connector's id.
+	ClientKey string
 	// Timeout bounds a request to the provider, a look-up of its metadata included. Default and maximum Config.UpstreamTimeout.
 	Timeout time.Duration
 	// RefreshIdle is how long a refresh token lives unless it is used; 0: no such limit is known.

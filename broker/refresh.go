@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,6 @@ const (
 	leaseMargin = 6 * time.Second
 	// busyPoll is how often somebody who waits for another replica's refresh looks again.
 	busyPollMin, busyPollMax = 40 * time.Millisecond, 200 * time.Millisecond
-	// refusedPause is how long a connector whose OAuth client is refused is left alone.
-	refusedPause = 5 * time.Second
 	// backoff after failures of the provider, per grant.
 	backoffMin, backoffMax = 250 * time.Millisecond, 30 * time.Second
 	// conservativeLifetime is for a refreshed token of which the provider did not say how long it lives.
@@ -37,47 +36,15 @@ type refresher struct {
 	s      *Service
 	flight singleflight.Group
 
-	circuits *circuits // by provider
+	circuits *circuits
 
-	mu      sync.Mutex
-	refused map[string]time.Time // connector id: its OAuth client was refused, leave it alone until then
-	hopes   map[string]hope      // connection id: refreshes for a min_ttl that the last one did not reach
-	stalls  map[string]*stall    // by flight
+	mu     sync.Mutex
+	hopes  map[string]hope   // connection id: refreshes for a min_ttl that the last one did not reach
+	stalls map[string]*stall // by flight
 }
 
 func newRefresher(s *Service) *refresher {
-	return &refresher{s: s, circuits: newCircuits(s.cfg.Now, s.jitter), refused: map[string]time.Time{}, hopes: map[string]hope{}, stalls: map[string]*stall{}}
-}
-
-// hope counts refreshes that are tried although the one before gave a token that lives too short.
-type hope struct {
-	since time.Time
-	n     int
-}
-
-const (
-	hopesAMinute = 4
-	maxHopes     = 10_000 // connections remembered
-)
-
-// mayHope lets a few such refreshes through: a provider may have changed its mind, and what it gave for want of a readable
-// lifetime says little. A caller that keeps asking for too much must not turn into a stream of refreshes.
-func (r *refresher) mayHope(connection string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.s.cfg.Now()
-	h := r.hopes[connection]
-	if now.Sub(h.since) > time.Minute {
-		h = hope{since: now}
-	}
-	if h.n++; h.n > hopesAMinute {
-		return false
-	}
-	if len(r.hopes) >= maxHopes {
-		clear(r.hopes)
-	}
-	r.hopes[connection] = h
-	return true
+	return &refresher{s: s, circuits: newCircuits(s.cfg.Now, s.jitter), hopes: map[string]hope{}, stalls: map[string]*stall{}}
 }
 
 // refresh brings the connection's token up to date and returns the connection as it is then. Everybody who asks meanwhile
@@ -243,29 +210,51 @@ func doneSince(first, now Connection, w want) bool {
 	return ok && now.LastRefreshed.After(first.LastRefreshed) && (!had || token.ExpiresAt.After(old.ExpiresAt))
 }
 
-// mayTry keeps requests from a provider that just failed for this grant, or that refuses our client.
+// mayTry keeps requests from a provider that just failed for this grant or for everybody, or that refuses our client.
 func (r *refresher) mayTry(conn Connection) error {
-	now := r.s.cfg.Now()
-	if wait := conn.retryIn(now); wait > 0 {
+	if wait := conn.retryIn(r.s.cfg.Now()); wait > 0 {
 		return unavailable(wait, errors.New("the last refresh of this grant failed; the next try is due later"))
 	}
-	if r.refusedNow(conn.Connector) {
-		return misconfigured(errors.New("the provider refused our client a moment ago"))
-	}
-	if wait := r.circuits.wait(r.provider(conn)); wait > 0 {
-		return unavailable(wait, errCircuit)
-	}
-	return nil
+	return shut(r.circuits.wait(r.line(conn)))
 }
 
-var errCircuit = errors.New("the provider fails for everybody and is left alone for a moment")
+var (
+	errCircuit = errors.New("the provider fails for everybody and is left alone for a moment")
+	errRefused = errors.New("the provider refused our client a moment ago")
+)
 
-// provider names the authorization server behind the connection.
-func (r *refresher) provider(conn Connection) string {
-	if c, ok := r.s.cfg.Connectors.Connector(conn.Connector); ok && c.ProviderID != "" {
-		return c.ProviderID
+// shut is what a caller hears while nothing is sent for that trouble; nil without a wait.
+func shut(wait time.Duration, why trouble) error {
+	switch {
+	case wait <= 0:
+		return nil
+	case why == troubleRefused:
+		return misconfigured(errRefused)
 	}
-	return conn.Connector
+	return unavailable(wait, errCircuit)
+}
+
+// isFailing tells whether the token's refresh is known to fail; soon: it is due.
+func (r *refresher) isFailing(conn Connection, soon bool) bool {
+	if refused, _ := r.circuits.refused(r.line(conn)); refused || !conn.FailingSince.IsZero() {
+		return true
+	}
+	wait, _ := r.circuits.wait(r.line(conn))
+	return soon && wait > 0
+}
+
+// line is where the connection's refreshes go.
+func (r *refresher) line(conn Connection) line {
+	l := r.lineOf(conn.Connector)
+	l.grant = grantOf(conn)
+	l.renewed, _ = idleSpan(conn, 0)
+	return l
+}
+
+// lineOf names the authorization server behind the connector, and the OAuth client there.
+func (r *refresher) lineOf(connector string) line {
+	c := r.s.connector(connector)
+	return line{provider: cmp.Or(c.ProviderID, connector), client: cmp.Or(c.ClientKey, connector)}
 }
 
 // timeout is how long one request for the connection may take. The lease follows it, and with that the wait for a replica
@@ -275,13 +264,6 @@ func (r *refresher) timeout(conn Connection) time.Duration {
 		return min(c.Timeout, r.s.cfg.UpstreamTimeout)
 	}
 	return r.s.cfg.UpstreamTimeout
-}
-
-// refusedNow tells whether the connector's OAuth client was refused a moment ago.
-func (r *refresher) refusedNow(connector string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.s.cfg.Now().Before(r.refused[connector])
 }
 
 func (r *refresher) beginRefresh(ctx context.Context, conn Connection) (Lease, Secret, error) {
@@ -340,9 +322,9 @@ func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, l
 			return Connection{}, err
 		}
 	}
-	if wait := r.circuits.enter(r.provider(conn), r.timeout(conn)); wait > 0 {
+	if err := shut(r.circuits.enter(r.line(conn), r.timeout(conn))); err != nil {
 		r.giveBack(ctx, lease)
-		return Connection{}, unavailable(wait, errCircuit)
+		return Connection{}, err
 	}
 	grant, err := r.post(ctx, conn, lease, token, run.want)
 	if err != nil && ClassOf(err) == ClassGrantDead {
@@ -380,14 +362,16 @@ func (r *refresher) post(ctx context.Context, conn Connection, lease Lease, toke
 		RefreshToken: token, Scopes: conn.Scopes, Narrow: w.narrow, RedirectURI: r.s.redirectURI(conn.Connector), Vars: conn.Vars,
 	})
 	grant.ObtainedAt = sent
-	provider := r.provider(conn)
-	switch opened, closed := r.circuits.report(provider, grantOf(conn), err); {
-	case opened:
-		r.s.cfg.Log.ErrorContext(ctx, "a provider fails for several grants in a row: refreshes there pause, and one at a time tries again", "provider", provider, "connector", conn.Connector, "error", err)
-		r.s.telemetry.circuit(ctx, conn.Connector, "opened")
-	case closed:
-		r.s.cfg.Log.InfoContext(ctx, "the provider is at work again", "provider", provider)
-		r.s.telemetry.circuit(ctx, conn.Connector, "closed")
+	to := r.line(conn)
+	for _, c := range r.circuits.report(to, err) {
+		about := []any{"provider", to.provider, "connector", conn.Connector, "trouble", troubles[c.trouble].name}
+		if c.opened {
+			r.s.cfg.Log.ErrorContext(ctx, "a provider fails for several grants in a row: refreshes there pause, and one at a time tries again", append(about, "error", err)...)
+			r.s.telemetry.circuit(ctx, conn.Connector, c.trouble, "opened")
+		} else {
+			r.s.cfg.Log.InfoContext(ctx, "the provider is at work again", about...)
+			r.s.telemetry.circuit(ctx, conn.Connector, c.trouble, "closed")
+		}
 	}
 	return grant, err
 }

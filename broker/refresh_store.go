@@ -34,7 +34,9 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 		// Without randomness for event ids there can be no entries; the grant is stored all the same.
 		r.s.cfg.Log.ErrorContext(ctx, "a refresh is stored without its events", "connection", conn.ID, "error", err)
 	}
-	wait, began := 50*time.Millisecond, r.s.cfg.Now()
+	wait := 50 * time.Millisecond
+	patience := time.AfterFunc(stallAfter, run.stall.close) // also while one attempt hangs
+	defer patience.Stop()
 	for {
 		stored, err := r.commitOnce(ctx, lease, next, run.want.key, grant, entries)
 		switch {
@@ -59,9 +61,6 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 			return Connection{Status: ConnectionRevoked}, ErrConflict
 		}
 		r.s.cfg.Log.ErrorContext(ctx, "a refreshed grant could not be stored yet and is kept here until it can", "connection", conn.ID, "error", err)
-		if r.s.cfg.Now().Sub(began) >= stallAfter {
-			run.stall.close()
-		}
 		if errors.Is(err, ErrSpooled) && r.s.isDraining() {
 			// This process is ending, and the grant is safe: the next one stores it.
 			return Connection{}, storeError("store the refreshed token", err)
@@ -217,9 +216,23 @@ func (r *refresher) fail(ctx context.Context, run refreshRun, old Connection, le
 		return Connection{}, storeError("store the outcome of a refresh", err)
 	}
 	if next.Status != ConnectionActive {
+		r.ended(ctx, next, cause)
 		return next, ErrConflict
 	}
 	return Connection{}, unavailable(next.RetryAt.Sub(r.s.cfg.Now()), cause)
+}
+
+// ended tells operators that a grant is over and its user must consent again. One is everyday; many at once are not.
+func (r *refresher) ended(ctx context.Context, conn Connection, cause error) {
+	class, code := "", ""
+	if cause != nil {
+		class = string(ClassOf(cause))
+	}
+	if u, ok := errors.AsType[*UpstreamError](cause); ok {
+		code = u.Code
+	}
+	r.s.cfg.Log.WarnContext(ctx, "a grant is over: its user must consent again", "connector", conn.Connector, "connection", conn.ID, "reason", conn.Error, "class", class, "code", code)
+	r.s.telemetry.ended(ctx, conn.Connector, conn.Error)
 }
 
 func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) ([]Entry, error) {
@@ -245,13 +258,11 @@ func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) 
 	return entries, nil
 }
 
-// clientRefused: the operator must act. The connection is not touched; nobody is asked to consent again.
+// clientRefused: the operator must act. The connection is not touched; nobody is asked to consent again. Whether it is this one
+// grant that is refused, or the client for everybody, is for the circuits to find out.
 func (r *refresher) clientRefused(ctx context.Context, run refreshRun, conn Connection, lease Lease, cause error) (Connection, error) {
-	r.s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client: check the connector's client_id, client_secret and redirect URI",
-		"connector", conn.Connector, "error", cause)
-	r.mu.Lock()
-	r.refused[conn.Connector] = r.s.cfg.Now().Add(refusedPause)
-	r.mu.Unlock()
+	r.s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client: check the connector's client_id, client_secret and redirect URI; if other grants of it are refreshed, it refuses this one alone",
+		"connector", conn.Connector, "connection", conn.ID, "error", cause)
 	r.giveBack(ctx, lease)
 	entry := r.s.entry(run.caller, EventTokenRefreshFailed, conn.Subject, conn.Connector, conn.ID)
 	entry.Actor, entry.Outcome, entry.Reason = run.actor, string(CodeProviderMisconfigured), string(ClassOf(cause))

@@ -126,6 +126,31 @@ func TestStoreAwayBetweenAnswerAndCommit(t *testing.T) {
 	})
 }
 
+// The store hangs instead of saying no: those who wait are told just as soon.
+func TestStoreHangsBetweenAnswerAndCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, conn := expired(t, 1)
+		defer drain(t, h)
+		until := time.Now().Add(time.Minute)
+		h.Store.Before = func(ctx context.Context, op string) error {
+			if op == "CommitRefresh" && time.Now().Before(until) {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		began := time.Now()
+		_, err := h.Token("alice")
+		if took := time.Since(began); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable || took > 3*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := h.Token("alice"); err != nil || h.Provider.Calls != 1 || !h.Provider.Usable(h.Store.RefreshToken(conn.ID)) {
+			t.Errorf("once it is back: %v, %d calls", err, h.Provider.Calls)
+		}
+	})
+}
+
 // A provider that ends the grant when a refresh token is used twice never sees that happen.
 func TestStrictProviderSurvivesAThousandRefreshes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

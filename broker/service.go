@@ -66,6 +66,7 @@ type Service struct {
 	refresher *refresher
 	early     early
 	telemetry telemetry
+	unwatch   func() error // ends the gauge of open circuits
 
 	// detached counts work that outlives the request which began it: refreshes, exchanges, completions, revocations, sweeps. Drain waits for it.
 	mu       sync.Mutex
@@ -112,6 +113,12 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly()}
 	s.refresher = newRefresher(s)
+	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
+		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)
+	})
+	if err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -121,6 +128,9 @@ func (s *Service) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
+	if err := s.unwatch(); err != nil {
+		s.cfg.Log.WarnContext(ctx, "the gauge of open circuits goes on", "error", err)
+	}
 	done := make(chan struct{})
 	go func() { s.detached.Wait(); close(done) }()
 	select {

@@ -25,6 +25,7 @@ type telemetry struct {
 	duration  metric.Float64Histogram
 	consents  metric.Int64Counter
 	circuits  metric.Int64Counter
+	grants    metric.Int64Counter
 }
 
 func newTelemetry(known func(string) bool) (telemetry, error) {
@@ -46,6 +47,9 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	if t.circuits, err = meter.Int64Counter("tokenbroker.provider.circuit", metric.WithDescription("Changes of a provider's circuit: opened when it fails for several grants in a row, closed when it is at work again.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.grants, err = meter.Int64Counter("tokenbroker.grants.ended", metric.WithDescription("Grants found to be over at a refresh, so that their users must consent again, by reason.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	return t, nil
@@ -81,8 +85,39 @@ func (t telemetry) refreshed(ctx context.Context, connector string, took time.Du
 	t.duration.Record(ctx, took.Seconds(), attributes)
 }
 
-func (t telemetry) circuit(ctx context.Context, connector, change string) {
-	t.circuits.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("change", change)))
+func (t telemetry) circuit(ctx context.Context, connector string, why trouble, change string) {
+	t.circuits.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("trouble", troubles[why].name), attribute.String("change", change)))
+}
+
+// ended counts a grant that is over; reason is one of Connection.Error's codes.
+func (t telemetry) ended(ctx context.Context, connector, reason string) {
+	t.grants.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("reason", reason)))
+}
+
+// watchCircuits shows which circuits are open, for each configured connector, until stop is called.
+func watchCircuits(connectors Connectors, open func(connector string, why trouble) bool) (stop func() error, err error) {
+	meter := otel.Meter(scopeName)
+	gauge, err := meter.Int64ObservableGauge("tokenbroker.provider.circuit.open",
+		metric.WithDescription("1 while refreshes of a connector pause because its provider fails for several grants, by trouble; else 0."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	watch, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for _, c := range connectors.All() {
+			for why, terms := range troubles {
+				value := int64(0)
+				if open(c.ID, trouble(why)) {
+					value = 1
+				}
+				o.ObserveInt64(gauge, value, metric.WithAttributes(attribute.String("connector", c.ID), attribute.String("trouble", terms.name)))
+			}
+		}
+		return nil
+	}, gauge)
+	if err != nil {
+		return nil, fmt.Errorf("watch a gauge: %w", err)
+	}
+	return watch.Unregister, nil
 }
 
 func (t telemetry) consent(ctx context.Context, connector string, status ConsentStatus) {

@@ -312,3 +312,23 @@ func TestProducts(t *testing.T) {
 		}
 	}
 }
+
+// Connectors with the same client_id at the same provider have one OAuth client: what is held against it counts for all of them.
+func TestConnectorsOfOneClient(t *testing.T) {
+	defs, problems := definitions(t, contractExample)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	r, err := New(Config{Custom: defs, Now: time.Now, Log: slog.New(slog.DiscardHandler), Connectors: []ConnectorConfig{
+		{ID: "a", Provider: "rig", ClientID: "one", ClientSecret: broker.NewSecret("s"), Scopes: []string{"files.read"}},
+		{ID: "b", Provider: "rig", ClientID: "one", ClientSecret: broker.NewSecret("s"), Scopes: []string{"files.write"}},
+		{ID: "c", Provider: "rig", ClientID: "two", ClientSecret: broker.NewSecret("s"), Scopes: []string{"files.read"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(id string) string { c, _ := r.Connector(id); return c.ClientKey }
+	if key("a") == "" || key("a") != key("b") || key("a") == key("c") {
+		t.Errorf("the clients of a, b and c are named %q, %q and %q", key("a"), key("b"), key("c"))
+	}
+}

@@ -276,12 +276,12 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	implied := broker.NewScopeSet(append(slices.Clone(d.OfflineScopes), d.IdentityScopes...)...)
 	view := broker.Connector{ID: c.ID, Name: c.Name, Provider: d.Name, Category: d.Category, Default: asked, Implied: implied,
 		Narrows: d.Narrows, Exclusive: d.Rotation == "strict", RefreshEndsAccess: d.RefreshEndsAccessToken, DeniedCodes: slices.Clone(d.Errors.Denied),
-		ProviderID: d.ID, RefreshIdle: time.Duration(d.RefreshTokenIdle) * time.Second}
+		ProviderID: d.ID, ClientKey: d.ID + "/" + c.ClientID, RefreshIdle: time.Duration(d.RefreshTokenIdle) * time.Second}
 	if len(d.Vars) > 0 {
 		view.ProviderID = d.ID + "/" + c.ID // {placeholders} may lead each connector to a server of its own
 	}
 	if d.SharedGrants {
-		view.SharedGrants = d.ID + "/" + c.ClientID
+		view.SharedGrants = view.ClientKey
 	}
 	if product != nil {
 		def(&view.Name, product.Name)

@@ -1,9 +1,12 @@
 package brokertest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +24,33 @@ type Harness struct {
 	Service  *broker.Service
 	// Conns are the connectors: "files" alone at first.
 	Conns Connectors
+	// Log is what all replicas logged, as lines of JSON.
+	Log *Log
+}
+
+// Log keeps what is logged.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *Log) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+// Lines returns the lines that hold the text.
+func (l *Log) Lines(text string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []string
+	for line := range strings.Lines(l.text.String()) {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
 }
 
 // Connectors is a fixed configuration.
@@ -55,13 +85,14 @@ func New(t testing.TB, n int) *Harness {
 		Provider: &Provider{Now: time.Now, Lifetime: time.Hour, Account: broker.Account{ID: "u1", Name: "Alice", Email: "alice@example.com"}},
 		Client:   broker.Client{ID: "chat", Name: "Chat", Tenant: "acme", ReturnTo: []string{"https://chat.example/done"}},
 		Conns:    Connectors{Files()},
+		Log:      &Log{},
 	}
 	for i := range n {
 		s, err := broker.New(broker.Config{
 			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
 			Upstream: h.Provider, Connectors: h, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
 			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
-			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),
+			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)

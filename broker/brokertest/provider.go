@@ -104,7 +104,7 @@ func (p *Provider) Exchange(_ context.Context, _ string, req broker.ExchangeRequ
 		return broker.Grant{}, &broker.UpstreamError{Class: broker.ClassGrantDead, Status: 400, Code: "invalid_grant", What: "code was used"}
 	}
 	p.codes[req.Code.Reveal()] = true
-	g := p.answer()
+	g := p.answer(p.Now())
 	if p.NoRefreshToken {
 		return g, nil
 	}
@@ -117,7 +117,7 @@ func (p *Provider) Exchange(_ context.Context, _ string, req broker.ExchangeRequ
 func (p *Provider) NewGrant() broker.Grant {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	g := p.answer()
+	g := p.answer(p.Now())
 	g.RefreshToken = broker.NewSecret(p.newGrant())
 	return g
 }
@@ -143,8 +143,9 @@ func (p *Provider) next(kind string) string {
 	return fmt.Sprintf("%s-%d", kind, p.n)
 }
 
-func (p *Provider) answer() broker.Grant {
-	g := broker.Grant{AccessToken: broker.NewSecret(p.next("at")), Lifetime: p.Lifetime, ExpiresAt: p.Now().Add(p.Lifetime), Account: p.Account, Extra: p.Extra}
+// answer is one to a request that was sent at that time.
+func (p *Provider) answer(sent time.Time) broker.Grant {
+	g := broker.Grant{AccessToken: broker.NewSecret(p.next("at")), Lifetime: p.Lifetime, ExpiresAt: sent.Add(p.Lifetime), Account: p.Account, Extra: p.Extra}
 	if p.ReportRefreshExpiry {
 		g.RefreshExpiry = p.Now().Add(p.Idle)
 	}
@@ -167,7 +168,7 @@ func (p *Provider) Identify(_ context.Context, _ string, g broker.Grant) (broker
 
 // Refresh is part of broker.Upstream.
 func (p *Provider) Refresh(ctx context.Context, connector string, req broker.RefreshRequest) (broker.Grant, error) {
-	token := req.RefreshToken.Reveal()
+	token, sent := req.RefreshToken.Reveal(), p.Now()
 	if p.BeforeFor != nil {
 		if err := p.BeforeFor(ctx, connector); err != nil {
 			return broker.Grant{}, err
@@ -178,7 +179,7 @@ func (p *Provider) Refresh(ctx context.Context, connector string, req broker.Ref
 			return broker.Grant{}, err
 		}
 	}
-	g, err := p.refresh(token)
+	g, err := p.refresh(token, sent)
 	if err == nil && p.After != nil {
 		if err := p.After(ctx, token); err != nil {
 			return broker.Grant{}, err
@@ -187,7 +188,7 @@ func (p *Provider) Refresh(ctx context.Context, connector string, req broker.Ref
 	return g, err
 }
 
-func (p *Provider) refresh(token string) (broker.Grant, error) {
+func (p *Provider) refresh(token string, sent time.Time) (broker.Grant, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.Calls++
@@ -204,7 +205,7 @@ func (p *Provider) refresh(token string) (broker.Grant, error) {
 		}
 	}
 	p.Refreshes++
-	answer := p.answer()
+	answer := p.answer(sent)
 	if p.Rotation != None {
 		if _, ok := g.usedAt[token]; !ok {
 			g.usedAt[token] = p.Now()
