@@ -14,6 +14,8 @@ import (
 const (
 	// A token that lives shorter is refreshed by whoever asks: looking after it would be a steady stream of requests.
 	earlyLifetime = 20 * time.Second
+	// A grant whose refresh token lives shorter is not kept from ending unused: that would be such a stream, for nobody.
+	earlyIdle = 5 * time.Minute
 	// A grant counts as in use for two lives of its token after the last one was issued, an hour at least.
 	earlyUse = time.Hour
 	// idleMargin is the part of an idle limit, at its end, in which the grant is refreshed: early enough for a provider
@@ -21,19 +23,28 @@ const (
 	idleMargin = 0.3
 	// What can't be done now is looked at again after that, and some more so that not all come back together.
 	earlyAgain, earlyMisconfigured = 10 * time.Second, 5 * time.Minute
-	earlyBatch                     = 500
-	earlyRounds                    = 20
+	// A round takes so many batches of what is due; in each, whoever finds no place with the provider waits while others leave theirs.
+	earlyBatch    = 500
+	earlyRounds   = 20
+	earlyPatience = 3 * time.Second
 )
 
 // early knows the refreshes under way that nobody waits for: a provider that hangs must not take the places of the others,
 // nor get all the requests at once when it comes back.
 type early struct {
 	mu      sync.Mutex
-	count   map[string]int  // by provider
-	running map[string]bool // by grant
+	places  map[string]*places // by provider
+	running map[string]bool    // by grant
 }
 
-func newEarly() early { return early{count: map[string]int{}, running: map[string]bool{}} }
+// places are those at one provider.
+type places struct {
+	taken int
+	freed chan struct{} // closed when one is given back
+	stuck bool          // somebody waited in vain since one was given back last: nobody waits
+}
+
+func newEarly() early { return early{places: map[string]*places{}, running: map[string]bool{}} }
 
 // has tells whether the grant's refresh is under way.
 func (e *early) has(grant string) bool {
@@ -42,25 +53,63 @@ func (e *early) has(grant string) bool {
 	return e.running[grant]
 }
 
-// enter takes a place with the provider, if there is one of so many.
-func (e *early) enter(provider, grant string, most int) bool {
+// enter takes a place with the provider, of so many, and waits for one as long as they are given back: the work of a provider that
+// answers goes on place by place, however much there is, and one that hangs holds up nobody for long.
+func (e *early) enter(ctx context.Context, provider, grant string, most int) bool {
+	timer := time.NewTimer(earlyPatience)
+	defer timer.Stop()
+	for {
+		entered, freed := e.take(provider, grant, most)
+		if freed == nil {
+			return entered
+		}
+		select {
+		case <-freed:
+			timer.Reset(earlyPatience)
+		case <-timer.C:
+			e.mu.Lock()
+			if p := e.places[provider]; p != nil && p.freed == freed {
+				p.stuck = true
+			}
+			e.mu.Unlock()
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// take takes a place if there is one; freed: all are taken, and that tells when to ask again.
+func (e *early) take(provider, grant string, most int) (entered bool, freed chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.running[grant] || e.count[provider] >= most {
-		return false
+	p := e.places[provider]
+	if p == nil {
+		p = &places{freed: make(chan struct{})}
+		e.places[provider] = p
 	}
-	e.count[provider]++
+	switch {
+	case e.running[grant]:
+		return false, nil
+	case p.taken >= most && p.stuck:
+		return false, nil
+	case p.taken >= most:
+		return false, p.freed
+	}
+	p.taken++
 	e.running[grant] = true
-	return true
+	return true, nil
 }
 
 func (e *early) leave(provider, grant string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.running, grant)
-	if e.count[provider]--; e.count[provider] == 0 {
-		delete(e.count, provider)
+	p := e.places[provider]
+	if p.taken--; p.taken == 0 {
+		delete(e.places, provider)
 	}
+	close(p.freed)
+	p.freed, p.stuck = make(chan struct{}), false
 }
 
 // softBand is how long before its end a token is refreshed behind the back of those who ask for it: a fifth of its life,
@@ -113,7 +162,7 @@ func idleSpan(conn Connection, idle time.Duration) (since, end time.Time) {
 	if expiry := conn.RefreshExpiry; !expiry.IsZero() && (end.IsZero() || expiry.Before(end)) {
 		end = expiry
 	}
-	if !end.After(since) {
+	if end.Sub(since) < earlyIdle {
 		return since, time.Time{} // there is no span to speak of
 	}
 	return since, end
@@ -161,20 +210,40 @@ func (s *Service) sweepRefreshes(ctx context.Context) {
 			s.cfg.Log.WarnContext(ctx, "grants that are due for a refresh could not be read", "error", err)
 			return
 		}
-		s.sweepEach(ctx, len(due), func(ctx context.Context, i int) { s.lookAfter(ctx, due[i]) })
+		s.lookAfterAll(ctx, due)
 		if len(due) < earlyBatch || ctx.Err() != nil {
 			return
 		}
 	}
 }
 
-// lookAfter begins the refresh of a grant that is due, or says when to look again. It does not wait for the provider.
-func (s *Service) lookAfter(ctx context.Context, conn Connection) {
+// lookAfterAll goes through what is due at each provider by itself: none holds up another.
+func (s *Service) lookAfterAll(ctx context.Context, due []Connection) {
+	byProvider := map[string][]Connection{}
+	for _, conn := range due {
+		provider := s.refresher.lineOf(conn.Connector).provider
+		byProvider[provider] = append(byProvider[provider], conn)
+	}
+	var group sync.WaitGroup
+	for provider, conns := range byProvider {
+		place := func(conn Connection) bool {
+			return s.early.enter(ctx, provider, grantOf(conn), s.cfg.EarlyRefreshes)
+		}
+		group.Go(func() {
+			s.sweepEach(ctx, len(conns), func(ctx context.Context, i int) {
+				s.lookAfter(ctx, conns[i], provider, place)
+			})
+		})
+	}
+	group.Wait()
+}
+
+// lookAfter begins the refresh of a grant that is due, or says when to look again. It waits for a place, and not for the provider.
+func (s *Service) lookAfter(ctx context.Context, conn Connection, provider string, place func(Connection) bool) {
 	now := s.cfg.Now()
 	connector, configured := s.cfg.Connectors.Connector(conn.Connector)
 	_, known := s.cfg.Client(conn.Client)
 	why, next := s.whyEarly(conn, connector)
-	provider := s.refresher.lineOf(conn.Connector).provider
 	switch {
 	case s.early.has(grantOf(conn)): // it stays due until its outcome is stored
 	case !configured || !known:
@@ -184,7 +253,7 @@ func (s *Service) lookAfter(ctx context.Context, conn Connection) {
 		s.reschedule(ctx, conn, next)
 	case conn.retryIn(now) > 0:
 		s.reschedule(ctx, conn, conn.RetryAt.Add(s.jitter(earlyAgain)))
-	case s.refresher.mayTry(conn) != nil || !s.early.enter(provider, grantOf(conn), s.cfg.EarlyRefreshes):
+	case s.refresher.mayTry(conn) != nil || !place(conn):
 		s.reschedule(ctx, conn, now.Add(earlyAgain+s.jitter(earlyAgain)))
 	default:
 		done := s.refresher.early(conn, why)
@@ -231,7 +300,8 @@ func (s *Service) tryAgain(ctx context.Context, conn Connection, cause error) {
 	}
 	after := earlyAgain
 	if CodeOf(cause) == CodeProviderMisconfigured {
-		after = earlyMisconfigured
+		_, refused := s.refresher.circuits.refused(s.refresher.line(conn))
+		after = min(earlyMisconfigured<<max(0, min(refused, 10)-1), time.Hour)
 	}
 	s.reschedule(ctx, conn, s.cfg.Now().Add(after+s.jitter(after)))
 }

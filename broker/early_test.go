@@ -221,3 +221,117 @@ func TestRefreshEndsAccess(t *testing.T) {
 		}
 	})
 }
+
+// A refresh token that lives for a moment is no reason for a stream of refreshes that nobody asked for.
+func TestShortRefreshTokensAreNotKeptAlive(t *testing.T) {
+	for _, idle := range []time.Duration{30 * time.Second, 4 * time.Minute} {
+		t.Run(idle.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := brokertest.New(t, 1)
+				defer drain(t, h)
+				h.Provider.Idle, h.Provider.ReportRefreshExpiry = idle, true
+				h.Connect(t, "alice", "files.read")
+				stop := background(t, h)
+				time.Sleep(6 * time.Hour)
+				stop()
+				if h.Provider.Calls > 0 {
+					t.Errorf("%d refreshes in six hours in which nobody asked for a token", h.Provider.Calls)
+				}
+			})
+		})
+	}
+}
+
+// Thousands of grants of one provider that are due in the same minutes are all refreshed in time, a few at a time, and none of them
+// twice; a grant of another provider does not wait for them.
+func TestEarlyRefreshesKeepUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		other := brokertest.Files()
+		other.ID, other.ProviderID = "mail", "another"
+		h.Conns = append(h.Conns, other)
+		const n = 3000
+		for i := range n {
+			name := fmt.Sprintf("person-%d", i)
+			h.Provider.Account.ID = name
+			h.Connect(t, name, "files.read")
+			if _, err := h.Token(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.ConnectTo(t, "mail", "person-0", "files.read")
+		if _, err := h.Service.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "mail", Subject: "person-0"}); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		running, most := 0, 0
+		h.Provider.BeforeFor = func(context.Context, string) error {
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
+			time.Sleep(100 * time.Millisecond)
+			mu.Lock()
+			running--
+			mu.Unlock()
+			return nil
+		}
+		stop := background(t, h)
+		time.Sleep(h.Provider.Lifetime - 4*time.Minute) // one minute into the soft band
+		stop()
+		refreshed := map[string]int{}
+		for _, e := range h.Store.Entries(broker.EventTokenRefreshed) {
+			refreshed[e.Connection]++
+		}
+		if len(refreshed) != n+1 || h.Provider.Calls != n+1 {
+			t.Errorf("%d of %d grants were refreshed before anybody had to ask, with %d requests", len(refreshed), n+1, h.Provider.Calls)
+		}
+		if most > 16+1 {
+			t.Errorf("%d requests at once", most)
+		}
+	})
+}
+
+// A provider that answers, but slowly, has long queues; grants of another one do not stand in them.
+func TestSlowProviderHoldsUpNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		other := brokertest.Files()
+		other.ID, other.ProviderID = "mail", "another"
+		h.Conns = append(h.Conns, other)
+		const slow, quick = 1500, 500
+		for i := range slow {
+			name := fmt.Sprintf("person-%d", i)
+			h.Provider.Account.ID = name
+			h.Connect(t, name, "files.read")
+			if _, err := h.Token(name); err != nil {
+				t.Fatal(err)
+			}
+			if i >= quick {
+				continue
+			}
+			h.ConnectTo(t, "mail", name, "files.read")
+			if _, err := h.Service.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "mail", Subject: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.Provider.BeforeFor = func(_ context.Context, connector string) error {
+			if connector == "files" {
+				time.Sleep(20 * time.Second)
+			}
+			return nil
+		}
+		stop := background(t, h)
+		time.Sleep(h.Provider.Lifetime - 4*time.Minute)
+		stop()
+		refreshed := map[string]int{}
+		for _, e := range h.Store.Entries(broker.EventTokenRefreshed) {
+			refreshed[e.Connector]++
+		}
+		if refreshed["mail"] != quick || refreshed["files"] < 100 {
+			t.Errorf("%d of %d at the quick provider, %d at the slow one", refreshed["mail"], quick, refreshed["files"])
+		}
+	})
+}
