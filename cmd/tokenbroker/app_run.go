@@ -128,6 +128,10 @@ func (a *app) watchKeyset(ctx context.Context) error {
 // watchReadiness logs what /readyz would say whenever that changes.
 func (a *app) watchReadiness(ctx context.Context) error {
 	var before map[string]string
+	measure, err := newReadyGauge()
+	if err != nil {
+		return err
+	}
 	a.outage.watch(true)
 	defer a.outage.watch(false)
 	look := func() {
@@ -135,6 +139,7 @@ func (a *app) watchReadiness(ctx context.Context) error {
 		if ctx.Err() != nil || a.ready.draining.Load() {
 			return // that it is ending is no news to whoever ends it
 		}
+		measure(ctx, ready, checks)
 		reason := unusable(ready, checks)
 		a.outage.tell(ctx, a.cfg.Log, reason)
 		if maps.Equal(checks, before) {

@@ -67,3 +67,26 @@ func watchSpool(store *vault.Store, now func() time.Time) (stop func(), err erro
 	}
 	return func() { _ = watching.Unregister() }, nil
 }
+
+// newReadyGauge makes a gauge of what /readyz says, for those who scrape and do not ask: for each check 1 if it is ok and 0
+// if not, and for check "all" whether the process is ready.
+func newReadyGauge() (func(ctx context.Context, ready bool, checks map[string]string), error) {
+	gauge, err := otel.Meter("tokenbroker/cmd").Int64Gauge("tokenbroker.ready",
+		metric.WithDescription("What /readyz says: 1 for a check that is ok, 0 for one that is not; all, whether the process can serve."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	record := func(ctx context.Context, check string, ok bool) {
+		value := int64(0)
+		if ok {
+			value = 1
+		}
+		gauge.Record(ctx, value, metric.WithAttributes(attribute.String("check", check)))
+	}
+	return func(ctx context.Context, ready bool, checks map[string]string) {
+		record(ctx, "all", ready)
+		for name, text := range checks {
+			record(ctx, name, text == "ok")
+		}
+	}, nil
+}

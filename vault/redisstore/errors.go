@@ -19,7 +19,7 @@ import (
 var ErrUnavailable = errors.New("store unavailable")
 
 // ErrRefused: who answers will not serve this process however long it waits: a wrong password, a user without rights, a
-// sentinel that does not know the master, a port that speaks TLS or does not.
+// sentinel that does not know the master. Trouble with TLS is none: a certificate is also replaced while clients wait.
 var ErrRefused = errors.New("the server refuses")
 
 // ErrStore is in every error of a server, of the way there and of waiting for it.
@@ -158,7 +158,7 @@ func (s *Store) advised(err error) error {
 		}
 		a.text, a.refused = s.answered(err)
 	default:
-		a.text, a.refused, a.alone = s.unanswered(err)
+		a.text, a.alone = s.unanswered(err)
 	}
 	if a.text == "" {
 		return a.err
@@ -196,8 +196,8 @@ func (s *Store) answered(err error) (text string, refused bool) {
 	return "", false
 }
 
-// unanswered is what to do where no answer came; refused as ErrRefused has it, alone if nothing more needs to be said.
-func (s *Store) unanswered(err error) (text string, refused, alone bool) {
+// unanswered is what to do where no answer came; alone if nothing more needs to be said.
+func (s *Store) unanswered(err error) (text string, alone bool) {
 	var authority x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var certificate x509.CertificateInvalidError
@@ -207,23 +207,23 @@ func (s *Store) unanswered(err error) (text string, refused, alone bool) {
 	var resolving *net.DNSError
 	switch {
 	case errors.As(err, &authority):
-		return "name the file with the certificate of its CA (redis_tls)", true, false
+		return "name the file with the certificate of its CA (redis_tls)", false
 	case errors.As(err, &name), errors.As(err, &certificate):
-		return "its certificate is not good for this address or this time: replace it, or correct the address", true, false
+		return "its certificate is not good for this address or this time: replace it, or correct the address", false
 	case errors.As(err, &record):
-		return "what answers there speaks no TLS: correct the port, or write redis:// in place of rediss:// (and leave out ?tls=true)", true, false
+		return "what answers there speaks no TLS: correct the port, or write redis:// in place of rediss:// (and leave out ?tls=true)", false
 	case errors.As(err, &alert):
-		return "it ends the TLS handshake: it may want a client's certificate (redis_tls: cert_file, key_file), or another version of TLS", true, false
+		return "it ends the TLS handshake: it may want a client's certificate (redis_tls: cert_file, key_file), or another version of TLS", false
 	case errors.As(err, &resolving), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return fmt.Sprintf("it can't be reached (%s): start it, or correct redis: in the configuration", strings.Join(s.target.addrs, ", ")), false, false
+		return fmt.Sprintf("it can't be reached (%s): start it, or correct redis: in the configuration", strings.Join(s.target.addrs, ", ")), false
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		text := "it does not answer in time: it hangs, is overloaded, or the network on the way drops what is sent"
 		if s.target.tls {
 			text += "; or this port speaks no TLS (then write redis:// or leave out ?tls=true)"
 		}
-		return text, false, true
+		return text, true
 	case !s.target.tls && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)):
-		return "it closes the connection: if this port speaks TLS, write rediss:// (or ?tls=true); else look into its log", false, false
+		return "it closes the connection: if this port speaks TLS, write rediss:// (or ?tls=true); else look into its log", false
 	}
-	return "", false, false
+	return "", false
 }
