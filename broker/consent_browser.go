@@ -44,6 +44,9 @@ func (s *Service) OpenLink(ctx context.Context, link Secret) (ConsentPage, error
 			page.Scopes = append(page.Scopes, PageScope{ScopeInfo: info, New: page.Renewal && consent.Added.Has(info.Name)})
 		}
 	}
+	if len(page.Scopes) == 0 && connector.Whole != nil {
+		page.Scopes = append(page.Scopes, PageScope{ScopeInfo: *connector.Whole})
+	}
 	return page, nil
 }
 

@@ -215,7 +215,9 @@ type Connector struct {
 	RefreshIdle time.Duration
 	Category    string
 	Scopes      []ScopeInfo // what may be asked
-	Default     ScopeSet    // asked when a request names none
+	// Whole says what a grant lets its holder do where no scope tells; without a name. nil: nobody knows.
+	Whole   *ScopeInfo
+	Default ScopeSet // asked when a request names none
 	// Implied scopes are added by the broker itself (offline access, identity): they count neither as asked nor against a ceiling.
 	Implied ScopeSet
 	// SharedGrants, if set, names the OAuth client at the provider: whoever connects the same account through it gets the one

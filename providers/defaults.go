@@ -43,6 +43,7 @@ func (d *Definition) withDefaults() *Definition {
 	}
 	def(&c.Userinfo.Method, "GET")
 	def(&c.Userinfo.Auth, "bearer")
+	def(&c.Userinfo.Scope, "none")
 	if c.Userinfo.Account == (AccountPaths{}) {
 		c.Userinfo.Account.withDefaults()
 	}
@@ -138,12 +139,14 @@ func (e Errors) lists() []classList {
 
 // Everything an answer may give a key for: ScopeInfo of a scope as the consent page shows it.
 func (d *Definition) describe(scope string) broker.ScopeInfo {
-	info := broker.ScopeInfo{Name: scope, Description: scope}
 	if s, ok := d.Scopes[scope]; ok {
-		info.Access, info.Sensitive = broker.Access(s.Access), s.Sensitive
-		if s.Description != "" {
-			info.Description = s.Description
-		}
+		return s.info(scope)
 	}
+	return broker.ScopeInfo{Name: scope, Description: scope}
+}
+
+func (s Scope) info(name string) broker.ScopeInfo {
+	info := broker.ScopeInfo{Name: name, Description: s.Description, Access: broker.Access(s.Access), Sensitive: s.Sensitive}
+	def(&info.Description, name)
 	return info
 }

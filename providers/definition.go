@@ -60,6 +60,8 @@ type Definition struct {
 	IdentityScopes []string `yaml:"identity_scopes"`
 	// Scopes describes scopes in plain words. A scope that is not here is shown by its name.
 	Scopes map[string]Scope `yaml:"scopes"`
+	// WholeGrant describes what a grant lets its holder do where there are no scopes to describe. The consent page says it.
+	WholeGrant *Scope `yaml:"whole_grant"`
 	// ScopeAliases maps other spellings in answers to the one used in requests: {long: short}. A key that ends in * stands
 	// for all with that beginning, and * in the value for the rest.
 	ScopeAliases map[string]string `yaml:"scope_aliases"`
@@ -292,6 +294,8 @@ type Userinfo struct {
 	// Account: paths. Default sub, name|preferred_username|email, email (OpenID Connect Core section 5.1).
 	Account AccountPaths `yaml:"account"`
 	Extra   []Extra      `yaml:"extra"`
+	// Scope is where the answer has the granted scopes, for providers whose token response has not. Default none.
+	Scope string `yaml:"scope"`
 }
 
 // Lookup is a request with the access token, whose answer callers need a part of. An answer that is an array is at items.

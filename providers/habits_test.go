@@ -256,3 +256,30 @@ func TestRevocationHabits(t *testing.T) {
 		}
 	}
 }
+
+// A server without scopes: one description of what the whole grant may do, and the scopes that its app has, looked up.
+func TestWithoutScopes(t *testing.T) {
+	f := newFake(t)
+	f.answers("/me", 200, `{"sub":"u1","name":"Ana","permissions":["files.read","other"]}`)
+	r := connect(t, setup{yaml: f.plain("  scope_parameter: none", "  whole_grant: {description: Do what you can, access: delete, sensitive: true}", "  userinfo: {scope: permissions}"),
+		connector: ConnectorConfig{Scopes: []string{}}})
+	c, _ := r.Connector("files")
+	if want := (broker.ScopeInfo{Description: "Do what you can", Access: broker.AccessDelete, Sensitive: true}); c.Whole == nil || *c.Whole != want || len(c.Scopes) != 0 {
+		t.Errorf("%+v, %d scopes", c.Whole, len(c.Scopes))
+	}
+	grant := broker.Grant{AccessToken: broker.NewSecret("a"), Account: broker.Account{ID: "u1", Name: "Ana"}}
+	g, err := r.Identify(t.Context(), "files", grant)
+	if err != nil || g.Scopes.String() != "files.read other" || !g.ScopesReported {
+		t.Errorf("scopes %q, reported %v, error %v", g.Scopes, g.ScopesReported, err)
+	}
+	grant.Scopes, grant.ScopesReported = broker.NewScopeSet("told"), true
+	if g, err = r.Identify(t.Context(), "files", grant); err != nil || g.Scopes.String() != "told" || f.count("/me") != 1 {
+		t.Errorf("what the token response told: scopes %q, error %v, %d look-ups", g.Scopes, err, f.count("/me"))
+	}
+	_, problems := definitions(t, f.plain("  whole_grant: {access: fly, optional: true}"))
+	for _, key := range []string{"whole_grant.access", "whole_grant.description", "whole_grant.optional"} {
+		if err := problems.err(); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("no problem with %s: %v", key, err)
+		}
+	}
+}

@@ -18,7 +18,9 @@ func (r *Registry) Identify(ctx context.Context, connector string, grant broker.
 	}
 	u := s.def.Userinfo
 	named := grant.Account.ID != "" && (grant.Account.Name != "" || grant.Account.Email != "")
-	if grant.AccessToken.IsZero() || named && len(u.Extra) == 0 && len(s.def.Lookups) == 0 {
+	// What a named account's look-up is for still.
+	more := len(u.Extra) > 0 || u.Scope != "none" && !grant.ScopesReported
+	if grant.AccessToken.IsZero() || named && !more && len(s.def.Lookups) == 0 {
 		return grant, nil
 	}
 	ctx, done := r.telemetry.start(ctx, s, "identify")
@@ -27,7 +29,7 @@ func (r *Registry) Identify(ctx context.Context, connector string, grant broker.
 	if err != nil {
 		return grant, err
 	}
-	if e.userinfo != "" && (!named || len(u.Extra) > 0) {
+	if e.userinfo != "" && (!named || more) {
 		if grant, err = r.userinfo(ctx, s, e, grant); err != nil {
 			return grant, err
 		}
@@ -71,6 +73,9 @@ func (r *Registry) userinfo(ctx context.Context, s *server, e endpoints, grant b
 	}
 	grant.Account = complete(grant.Account, t.account(u.Account))
 	grant.Extra = t.extras(grant.Extra, u.Extra)
+	if !grant.ScopesReported {
+		grant.Scopes, grant.ScopesReported = s.reported(t.at(u.Scope), "")
+	}
 	return grant, nil
 }
 

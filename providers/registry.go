@@ -290,6 +290,10 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 		}
 	}
 	def(&view.Name, d.Name)
+	if d.WholeGrant != nil {
+		whole := d.WholeGrant.info("")
+		view.Whole = &whole
+	}
 	for _, scope := range allowed.All() {
 		view.Scopes = append(view.Scopes, d.describe(scope))
 	}

@@ -213,6 +213,15 @@ func (v *validation) scopes() {
 		}
 		v.oneOf("scopes."+name+".access", d.Scopes[name].Access, "read", "change", "send", "delete")
 	}
+	if d.WholeGrant != nil {
+		v.oneOf("whole_grant.access", d.WholeGrant.Access, "read", "change", "send", "delete")
+		if d.WholeGrant.Description == "" {
+			v.add("whole_grant.description", "is missing: what a grant lets its holder do, in plain words")
+		}
+		if d.WholeGrant.Optional {
+			v.add("whole_grant.optional", "has no meaning: a grant is whole")
+		}
+	}
 	for _, long := range slices.Sorted(maps.Keys(d.ScopeAliases)) {
 		if short := d.ScopeAliases[long]; short == "" || strings.Contains(short, "*") && !strings.HasSuffix(long, "*") {
 			v.add("scope_aliases", "every alias needs a scope to stand for; * only where the alias ends in *")

@@ -97,7 +97,9 @@ func consentView(p broker.ConsentPage, left time.Duration, nonce broker.Secret) 
 	}
 	asked := map[string]bool{}
 	for _, s := range p.Scopes {
-		asked[s.Name] = true
+		if asked[s.Name] = true; s.Name == "" {
+			continue // a whole grant, not a scope
+		}
 		v.Exact = append(v.Exact, exactScope{Name: plain(s.Name)})
 	}
 	for _, name := range p.Connector.Implied.All() {

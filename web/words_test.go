@@ -43,6 +43,7 @@ func TestPermissionGroups(t *testing.T) {
 	for _, a := range []broker.Access{"unheard-of", broker.AccessDelete, broker.AccessSend, broker.AccessChange, broker.AccessRead, broker.AccessOther} {
 		p.Scopes = append(p.Scopes, broker.PageScope{ScopeInfo: broker.ScopeInfo{Name: "s-" + string(a), Access: a}, New: true})
 	}
+	p.Scopes = append(p.Scopes, broker.PageScope{ScopeInfo: broker.ScopeInfo{Description: "all of it", Access: broker.AccessDelete}})
 	v := consentView(p, 0, broker.NewSecret("n"))
 	var got []string
 	for _, g := range v.Groups {
@@ -53,7 +54,7 @@ func TestPermissionGroups(t *testing.T) {
 			}
 		}
 	}
-	want := "See: s-read|Change: s-change|Send on your behalf: s-send|Delete: s-delete|Also: s-unheard-of|Also: s-"
+	want := "See: s-read|Change: s-change|Send on your behalf: s-send|Delete: s-delete|Delete: all of it|Also: s-unheard-of|Also: s-"
 	if strings.Join(got, "|") != want {
 		t.Errorf("got %q", got)
 	}

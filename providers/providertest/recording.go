@@ -237,13 +237,13 @@ func (r *runner) step(t *testing.T, step Step) {
 	}
 	equal(t, "account", grant.Account, want.Account)
 	equalMap(t, "extra", grant.Extra, want.Extra)
+	equal(t, "scopes", grant.Scopes.String(), broker.NewScopeSet(want.Scopes...).String())
+	equal(t, "scopes reported", grant.ScopesReported, want.Scopes != nil)
 	if step.Call == "identify" {
 		return
 	}
 	equal(t, "access token", grant.AccessToken.Reveal(), want.AccessToken)
 	equal(t, "refresh token", grant.RefreshToken.Reveal(), want.RefreshToken)
-	equal(t, "scopes", grant.Scopes.String(), broker.NewScopeSet(want.Scopes...).String())
-	equal(t, "scopes reported", grant.ScopesReported, want.Scopes != nil)
 	equal(t, "never", grant.Never, want.Never)
 	equalMap(t, "vars", grant.Vars, want.Vars)
 	refreshLife := 0
