@@ -251,7 +251,7 @@ func TestEarlyRefreshesKeepUp(t *testing.T) {
 		other := brokertest.Files()
 		other.ID, other.ProviderID = "mail", "another"
 		h.Conns = append(h.Conns, other)
-		const n = 3000
+		const n = 2000
 		for i := range n {
 			name := fmt.Sprintf("person-%d", i)
 			h.Provider.Account.ID = name

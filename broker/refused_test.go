@@ -103,7 +103,7 @@ func TestRefusedGrantsAreRememberedAsTheirOwn(t *testing.T) {
 			}
 		}
 		served, shut := 0, 0
-		for range 30 {
+		for range 10 {
 			for began := time.Now(); time.Since(began) < h.Provider.Lifetime+time.Minute; time.Sleep(7 * time.Second) {
 				poll()
 			}
