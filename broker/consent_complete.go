@@ -296,6 +296,11 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 		}
 		entries = append(entries, reduced)
 	}
+	held := next
+	held.Generation++ // as which the write makes it
+	if err := s.hold(ctx, held); err != nil {
+		return Connection{}, err // the consent counts in its place, and is still there
+	}
 	// One write for both: a crash before it leaves a proven consent that can be completed again after its claim ran out;
 	// behind it, everything is done.
 	stored, err := repeated(ctx, s, consent.BusyUntil, func(doubt bool) (Connection, error) {
@@ -312,10 +317,16 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 		return Connection{}, cmp.Or(err, ErrConflict)
 	})
 	if err != nil {
+		if errors.Is(err, ErrConflict) && next.Generation == 0 {
+			if _, err := s.leaveShared(ctx, held); err != nil {
+				s.cfg.Log.WarnContext(ctx, "a connection that was not made counts as a holder of its grant", "connection", next.ID, "error", err)
+			}
+		}
 		return Connection{}, err
 	}
+	s.unmark(ctx, s.revokedTogether(next.Connector, next.Account), done.ID)
 	s.telemetry.consent(ctx, done.Connector, done.Status)
-	if old.SharedGrant != "" && old.SharedGrant != next.SharedGrant {
+	if old.SharedGrant != next.SharedGrant || s.revokedTogether(old.Connector, old.Account) != s.revokedTogether(next.Connector, next.Account) {
 		if _, err := s.leaveShared(ctx, old); err != nil {
 			s.cfg.Log.WarnContext(ctx, "a connection with another account could not leave its old grant, which will stay at the provider", "connection", old.ID, "error", err)
 		}

@@ -81,6 +81,7 @@ func (s *Service) exchange(ctx context.Context, consent Consent, code Secret, pa
 	// Those who hold the same grant go on with this consent's tokens, whatever becomes of the consent: theirs are spent.
 	consent.Provisional, consent.Account = &grant, grant.Account
 	s.spreadOn(ctx, consent)
+	s.markOn(ctx, consent)
 	var entries []Entry
 	add := func(t EventType, scopes ScopeSet, outcome, reason string) error {
 		entry, err := s.consentEntry(ctx, consent, t, scopes, outcome, reason)
@@ -143,6 +144,7 @@ func (s *Service) identify(ctx context.Context, consent Consent) (Consent, error
 	}
 	consent.Provisional, consent.Account, consent.Identified = &grant, grant.Account, true
 	s.spreadOn(ctx, consent)
+	s.markOn(ctx, consent)
 	return consent, nil
 }
 

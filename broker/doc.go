@@ -4,8 +4,8 @@
 // Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
 // consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), revoke.go, sweep.go,
 // early.go (refreshing ahead of need), circuit.go and refused.go (a provider that fails, or refuses our client), ttl.go (how
-// long a token must live), shared.go (one grant, several connections). Every rule about who may have what is in policy.go;
-// every event in audit.go; every error in error.go.
+// long a token must live), shared.go (one grant, several connections), holders.go (grants that end together). Every
+// rule about who may have what is in policy.go; every event in audit.go; every error in error.go.
 //
 // # A token
 //

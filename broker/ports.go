@@ -84,8 +84,18 @@ type SharedLease struct {
 }
 
 // SharedGrants keeps the newest tokens of grants that several connections hold together, and who holds them. CompleteConsent
-// and BeginRefresh make a connection a holder, EndRevoke ends that.
+// and BeginRefresh make a connection a holder of its SharedGrant, EndRevoke ends that. Under other names it counts who holds one
+// of several grants that end together at the provider (Connector.RevokesAll): there are no tokens then, and Hold, Mark and
+// Enlist make holders.
 type SharedGrants interface {
+	// Hold makes the connection a holder. Again it changes nothing.
+	Hold(ctx context.Context, name string, connection Holder) error
+	// Mark makes a consent under way a holder, until Unmark, for an hour at most.
+	Mark(ctx context.Context, name, consent string) error
+	// Enlist makes every connection of every tenant, but revoked ones, a holder of what name says for it ("": of nothing), once
+	// and for all for that OAuth client: on return without an error no connection made before is missing among the holders.
+	// It takes as long as it takes to read them all; cut short, it begins anew. Later calls for the client do nothing.
+	Enlist(ctx context.Context, client string, name func(Connection) string) error
 	// Spread keeps what a consent was given for all who hold the grant, now or later, and returns the generation of the grant
 	// that it made, by Grant.ObtainedAt; 0: newer ones are there. Called again for the same consent it changes nothing and
 	// returns the same.
@@ -223,6 +233,9 @@ type Connector struct {
 	// SharedGrants, if set, names the OAuth client at the provider: whoever connects the same account through it gets the one
 	// chain of refresh tokens that this account has there, so that several connections hold it together (Slack's bot tokens).
 	SharedGrants string
+	// RevokesAll, if set, names the OAuth client at the provider: one revocation there ends everything that the account gave
+	// that client, so it is sent only when nobody else holds any of it.
+	RevokesAll string
 	// Narrows: a refresh that names fewer scopes gives a token with fewer (RFC 6749 section 6).
 	Narrows bool
 	// Exclusive: using a refresh token ends it (rotation: strict), so an answer that got lost is a grant in doubt.

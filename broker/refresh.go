@@ -322,6 +322,7 @@ func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, l
 			return Connection{}, err
 		}
 	}
+	r.s.holdOn(ctx, conn)
 	if err := shut(r.circuits.enter(r.line(conn), r.timeout(conn))); err != nil {
 		r.giveBack(ctx, lease)
 		return Connection{}, err

@@ -96,13 +96,14 @@ func (s *Service) finishRevoke(ctx context.Context, left Leftover, forget bool) 
 	if outcome == "" {
 		outcome = RevokedUnsupported // there never was anything to revoke
 	}
-	if !left.RefreshToken.IsZero() || !left.AccessToken.IsZero() {
+	has := !left.RefreshToken.IsZero() || !left.AccessToken.IsZero()
+	if has || left.Outcome == "" {
 		others, err := s.leaveShared(ctx, conn)
 		if err != nil {
 			return "", err
 		}
 		outcome = RevokedUnsupported // it is not this user's alone to end
-		if !others {
+		if has && !others {
 			outcome = s.revokeUpstream(ctx, conn.Connector, RevokeRequest{RefreshToken: left.RefreshToken, AccessToken: left.AccessToken, Vars: conn.Vars})
 		}
 	}
@@ -151,7 +152,8 @@ func (s *Service) revokeLate(ctx context.Context, conn Connection, grant Grant) 
 		return // the old one was revoked with the connection
 	}
 	s.cfg.Log.InfoContext(ctx, "a refresh ended after its connection was revoked; its grant is revoked too", "connection", conn.ID)
-	if !s.HeldByOthers(ctx, conn) {
+	// It may have been made a holder again as the refresh began.
+	if others, err := s.leaveShared(ctx, conn); err == nil && !others && !s.HeldByOthers(ctx, conn) {
 		s.revokeUpstream(ctx, conn.Connector, RevokeRequest{RefreshToken: grant.RefreshToken, AccessToken: grant.AccessToken, Vars: conn.Vars})
 	}
 }

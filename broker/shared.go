@@ -28,6 +28,13 @@ func (s *Service) HeldByOthers(ctx context.Context, conn Connection) bool {
 
 // held is HeldByOthers for a connection or a consent.
 func (s *Service) held(ctx context.Context, connector string, account Account, beside Holder) bool {
+	others, err := s.endsOthers(ctx, connector, account, func(ctx context.Context, name string) (int, error) { return s.cfg.Shared.Holders(ctx, name, beside) })
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "who else holds a grant of this account could not be read: it stays at the provider", "connector", connector, "error", err)
+	}
+	if others {
+		return true
+	}
 	if s.connector(connector).SharedGrants == "" {
 		return false
 	}
@@ -125,7 +132,7 @@ func (s *Service) dropConsent(ctx context.Context, consent Consent, grant *Grant
 
 // endGrant ends what a consent was given: its holders keep it, if there are any, else it ends at the provider.
 func (s *Service) endGrant(ctx context.Context, consent Consent, grant *Grant) RevokedUpstream {
-	if s.connector(consent.Connector).SharedGrants != "" && grant.Account.ID == "" {
+	if c := s.connector(consent.Connector); (c.SharedGrants != "" || c.RevokesAll != "") && grant.Account.ID == "" {
 		upCtx, cancel := context.WithTimeout(ctx, min(identifyTimeout, s.cfg.UpstreamTimeout))
 		if identified, err := s.cfg.Upstream.Identify(upCtx, consent.Connector, *grant); err == nil {
 			grant = &identified
@@ -134,25 +141,27 @@ func (s *Service) endGrant(ctx context.Context, consent Consent, grant *Grant) R
 	}
 	consent.Provisional, consent.Account = grant, grant.Account
 	s.spreadOn(ctx, consent)
+	// First: of two that come to nothing at the same time one must find nobody else.
+	s.unmark(ctx, s.revokedTogether(consent.Connector, grant.Account), consent.ID)
 	req := RevokeRequest{RefreshToken: grant.RefreshToken, AccessToken: grant.AccessToken, Vars: grant.Vars}
 	outcome := RevokedUnsupported
 	if !s.held(ctx, consent.Connector, grant.Account, Holder{ID: consent.ID}) {
 		outcome = s.revokeUpstream(ctx, consent.Connector, req)
 	}
-	if name := s.sharedGrant(consent.Connector, grant.Account); name != "" {
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
-		defer cancel()
-		if err := s.cfg.Shared.Unmark(ctx, name, consent.ID); err != nil {
-			s.cfg.Log.DebugContext(ctx, "the mark of an ended consent stays on its grant for a while", "consent", consent.ID, "error", err)
-		}
-	}
+	s.unmark(ctx, s.sharedGrant(consent.Connector, grant.Account), consent.ID)
 	return outcome
 }
 
-// leaveShared ends the connection's holding and tells whether others are left.
+// leaveShared ends the connection's holding and tells whether others are left, or whether that can't be known.
 func (s *Service) leaveShared(ctx context.Context, conn Connection) (others bool, err error) {
+	others, err = s.endsOthers(ctx, conn.Connector, conn.Account, func(ctx context.Context, name string) (int, error) {
+		return s.cfg.Shared.Leave(ctx, name, conn.holder())
+	})
+	if err != nil {
+		return true, storeError("leave the grants of the account", err)
+	}
 	if conn.SharedGrant == "" {
-		return false, nil
+		return others, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
@@ -160,7 +169,7 @@ func (s *Service) leaveShared(ctx context.Context, conn Connection) (others bool
 	if err != nil {
 		return true, storeError("leave the grant", err)
 	}
-	return left > 0, nil
+	return others || left > 0, nil
 }
 
 // errMovedOn: the refresh token was dead because a newer one is there: another holder of the grant was given it meanwhile, or the

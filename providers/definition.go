@@ -342,7 +342,8 @@ type Revocation struct {
 	Done       []string `yaml:"done"`
 	DoneStatus []int    `yaml:"done_status"`
 	// Ends says what else ends with it: grant (this alone), client (everything that the account gave the OAuth client) or
-	// app (the app is taken out of the account). Default grant.
+	// app (the app is taken out of the account). Default grant. With the other two a grant is revoked only when nobody else
+	// holds one of the account (broker.Connector.RevokesAll).
 	Ends string `yaml:"ends"`
 }
 

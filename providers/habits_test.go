@@ -283,3 +283,18 @@ func TestWithoutScopes(t *testing.T) {
 		}
 	}
 }
+
+// Where one revocation ends more than the grant, the broker must know whose: all connectors of one OAuth client at one provider.
+func TestRevokesAll(t *testing.T) {
+	for ends, want := range map[string]bool{"grant": false, "client": true, "app": true} {
+		f := newFake(t)
+		r := connect(t, setup{yaml: f.plain("  revocation: {ends: " + ends + "}")})
+		c, ok := r.Connector("files")
+		if !ok || (c.RevokesAll != "") != want {
+			t.Errorf("ends: %s: %q", ends, c.RevokesAll)
+		}
+		if want && !strings.HasSuffix(c.RevokesAll, "/abc") {
+			t.Errorf("ends: %s: %q does not name the OAuth client", ends, c.RevokesAll)
+		}
+	}
+}

@@ -283,6 +283,9 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	if d.SharedGrants {
 		view.SharedGrants = view.ClientKey
 	}
+	if ends := d.Revocation.Ends; ends == "client" || ends == "app" {
+		view.RevokesAll = d.ID + "/" + c.ClientID
+	}
 	if product != nil {
 		def(&view.Name, product.Name)
 		if product.Category != "" {

@@ -29,8 +29,12 @@ func settleKey(shard byte) string                { return prefix(shard) + "e" }
 // settleKeyOf is the one in the shard of another key.
 func settleKeyOf(key string) string { return key[:len(prefix(0))] + "e" }
 
-func subjectKey(shard byte, tag string) string    { return prefix(shard) + "s:" + tag }
-func tenantKey(shard byte, tenant string) string  { return prefix(shard) + "l:" + tenant }
+func subjectKey(shard byte, tag string) string   { return prefix(shard) + "s:" + tag }
+func tenantKey(shard byte, tenant string) string { return prefix(shard) + "l:" + tenant }
+
+// tenantIndexes is the pattern of every tenantKey.
+const tenantIndexes = "tb:{[0-9a-f][0-9a-f]}:l:*"
+
 func scheduleKey(shard byte) string               { return prefix(shard) + "f" }
 func claimKey(shard byte) string                  { return prefix(shard) + "k" }
 func revocationsKey(shard byte) string            { return prefix(shard) + "r" }

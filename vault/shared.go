@@ -210,7 +210,7 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 			return 0, err
 		}
 		made := mark{generation: micros(grant.ObtainedAt), until: s.cfg.Now().Add(markLife).UnixMilli()}
-		fields := []string{fieldFormat, sharedFormat}
+		var fields []string
 		if made.generation >= now.generation {
 			made.generation = max(made.generation, now.generation+1)
 			if fields, err = s.grantFields(name, made.generation, bare(grant), write); err != nil {
@@ -219,18 +219,7 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 		} else {
 			made.generation = 0
 		}
-		writes := []Write{
-			{Kind: WriteHashSet, Key: key, Args: append(fields, fieldMark+consent, made.String())},
-			{Kind: WriteHashIncrement, Key: key, Args: []string{fieldHolders, "1"}}, // whoever leaves at this moment must count it
-		}
-		for id, m := range now.consents {
-			if m.until < s.cfg.Now().UnixMilli() {
-				writes = append(writes, Write{Kind: WriteHashDelete, Key: key, Args: []string{fieldMark + id}})
-			}
-		}
-		if len(now.holders) == 0 {
-			writes = append(writes, Write{Kind: WriteExpireIn, Key: key, Args: []string{strconv.FormatInt(unheldLife.Milliseconds(), 10)}})
-		}
+		writes := s.markWrites(key, now, consent, made, fields...)
 		checks := []Check{atGeneration(key, now.generation), sameHolders(key, now.changes)}
 		if made.generation > 0 {
 			checks = append([]Check{{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: write}}, checks...)

@@ -65,6 +65,8 @@ type Store struct {
 	claims   claims
 	// lostLeases has, by the key of a shared grant, the owner of a lease on it that was perhaps taken.
 	lostLeases sync.Map
+	// enlisted has the OAuth clients whose connections are known to be holders (Enlist).
+	enlisted sync.Map
 }
 
 var (

@@ -39,6 +39,8 @@ type Provider struct {
 	Report *broker.ScopeSet
 	// OneChain: every consent goes on with one chain of refresh tokens, as if it were a refresh of it.
 	OneChain bool
+	// RevokesAll: a revocation ends every grant of its account.
+	RevokesAll bool
 	// NoRefreshToken leaves it out of the next exchanges.
 	NoRefreshToken bool
 	// ExchangeTakes is how long an exchange takes.
@@ -66,6 +68,7 @@ type Provider struct {
 }
 
 type grant struct {
+	account string
 	dead    bool
 	current string
 	usedAt  map[string]time.Time
@@ -133,7 +136,7 @@ func (p *Provider) newGrant() string {
 		p.grants[token] = p.chain
 		return token
 	}
-	p.grants[token] = &grant{current: token, usedAt: map[string]time.Time{}, since: p.Now()}
+	p.grants[token] = &grant{account: p.Account.ID, current: token, usedAt: map[string]time.Time{}, since: p.Now()}
 	p.chain = p.grants[token]
 	return token
 }
@@ -260,6 +263,9 @@ func (p *Provider) Revoke(_ context.Context, _ string, req broker.RevokeRequest)
 	p.Revoked = append(p.Revoked, req.RefreshToken.Reveal())
 	if g := p.grants[req.RefreshToken.Reveal()]; g != nil {
 		g.dead = true
+		for _, other := range p.grants {
+			other.dead = other.dead || p.RevokesAll && other.account == g.account
+		}
 	}
 	return nil
 }

@@ -81,6 +81,7 @@ func (s *Store) Unmark(ctx context.Context, name, consent string) error {
 	if g := s.shared[name]; g != nil {
 		delete(g.consents, consent)
 	}
+	delete(s.holding(name).consents, consent)
 	return nil
 }
 
@@ -110,16 +111,26 @@ func (s *Store) commitShared(lease broker.Lease, conn broker.Connection, key str
 }
 
 // holders counts under the lock.
-func (s *Store) holders(name, beside string) int {
+func (s *Store) holders(name string, beside broker.Holder) int {
 	n := 0
+	for id, since := range s.holding(name).connections {
+		if id != beside.ID || since > beside.Generation {
+			n++
+		}
+	}
+	for id := range s.holding(name).consents {
+		if id != beside.ID {
+			n++
+		}
+	}
 	for id, r := range s.records {
-		if id != beside && r.conn.SharedGrant == name && !r.left {
+		if id != beside.ID && r.conn.SharedGrant == name && !r.left {
 			n++
 		}
 	}
 	if g := s.shared[name]; g != nil {
 		for id := range g.consents {
-			if id != beside {
+			if id != beside.ID {
 				n++
 			}
 		}
@@ -134,7 +145,7 @@ func (s *Store) Holders(ctx context.Context, name string, beside broker.Holder) 
 		return 0, err
 	}
 	defer done()
-	return s.holders(name, beside.ID), nil
+	return s.holders(name, beside), nil
 }
 
 // Leave is part of broker.SharedGrants.
@@ -147,7 +158,10 @@ func (s *Store) Leave(ctx context.Context, name string, connection broker.Holder
 	if r := s.records[connection.ID]; r != nil && r.conn.SharedGrant == name {
 		r.left = true
 	}
-	return s.holders(name, connection.ID), nil
+	if since, there := s.holding(name).connections[connection.ID]; there && since <= connection.Generation {
+		delete(s.holding(name).connections, connection.ID)
+	}
+	return s.holders(name, connection), nil
 }
 
 // Newest is part of broker.SharedGrants.
@@ -161,4 +175,67 @@ func (s *Store) Newest(ctx context.Context, name string) (int64, error) {
 		return g.generation, nil
 	}
 	return 0, nil
+}
+
+// holding is who holds one of the grants that end together.
+type holding struct {
+	connections map[string]int64
+	consents    map[string]bool
+}
+
+func (s *Store) holding(name string) *holding {
+	if s.holdings[name] == nil {
+		s.holdings[name] = &holding{connections: map[string]int64{}, consents: map[string]bool{}}
+	}
+	return s.holdings[name]
+}
+
+// Hold is part of broker.SharedGrants.
+func (s *Store) Hold(ctx context.Context, name string, connection broker.Holder) error {
+	done, err := s.enter(ctx, "Hold")
+	if err != nil {
+		return err
+	}
+	defer done()
+	h := s.holding(name)
+	h.connections[connection.ID] = max(h.connections[connection.ID], connection.Generation)
+	return nil
+}
+
+// Mark is part of broker.SharedGrants.
+func (s *Store) Mark(ctx context.Context, name, consent string) error {
+	done, err := s.enter(ctx, "Mark")
+	if err != nil {
+		return err
+	}
+	defer done()
+	s.holding(name).consents[consent] = true
+	return nil
+}
+
+// Enlist is part of broker.SharedGrants.
+func (s *Store) Enlist(ctx context.Context, client string, name func(broker.Connection) string) error {
+	done, err := s.enter(ctx, "Enlist")
+	if err != nil {
+		return err
+	}
+	defer done()
+	if s.enlisted[client] {
+		return nil
+	}
+	for id, r := range s.records {
+		if group := name(r.conn); group != "" && r.conn.Status != broker.ConnectionRevoked {
+			s.holding(group).connections[id] = r.conn.Generation
+		}
+	}
+	s.enlisted[client] = true
+	return nil
+}
+
+// ForgetHolders makes the store one that was written before it counted who holds grants that end together.
+func (s *Store) ForgetHolders() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.holdings)
+	clear(s.enlisted)
 }

@@ -32,6 +32,8 @@ type Store struct {
 	written  map[string]consentWrite // the last one of each consent
 	once     map[string]time.Time
 	shared   map[string]*shared
+	holdings map[string]*holding
+	enlisted map[string]bool
 	Trail    []broker.Entry
 	fence    int64
 }
@@ -58,7 +60,7 @@ type alternate struct {
 
 // NewStore makes an empty one.
 func NewStore(now func() time.Time) *Store {
-	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, shared: map[string]*shared{}}
+	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, shared: map[string]*shared{}, holdings: map[string]*holding{}, enlisted: map[string]bool{}}
 }
 
 func (s *Store) enter(ctx context.Context, operation string) (func(), error) {

@@ -48,6 +48,8 @@ type Config struct {
 	// SharedGrants: an account has one grant with each client, whoever consents and how often, so that a consent spends the
 	// refresh tokens that were given before (as with Slack's bots).
 	SharedGrants bool
+	// RevocationEndsAll: revoking one token ends every grant that its account gave that client (as Google does).
+	RevocationEndsAll bool
 	// FixedScopes: a refresh ignores the scope parameter, as some providers do. Otherwise an access token can be narrowed
 	// with it (RFC 6749 section 6).
 	FixedScopes bool

@@ -59,6 +59,8 @@ type store struct {
 	max    int
 	codes  time.Duration
 	shared bool // Config.SharedGrants
+	// endsAll is Config.RevocationEndsAll.
+	endsAll bool
 
 	mu       sync.Mutex
 	policy   policy
@@ -74,7 +76,7 @@ type store struct {
 
 func newStore(cfg Config) *store {
 	return &store{
-		now: cfg.Now, random: cfg.Random, grace: cfg.GraceWindow, max: cfg.MaxGrants, codes: cfg.CodeLifetime, shared: cfg.SharedGrants,
+		now: cfg.Now, random: cfg.Random, grace: cfg.GraceWindow, max: cfg.MaxGrants, codes: cfg.CodeLifetime, shared: cfg.SharedGrants, endsAll: cfg.RevocationEndsAll,
 		policy:   policy{rotation: cfg.Rotation, lifetime: cfg.AccessTokenLifetime},
 		requests: map[string]*authRequest{}, byCode: map[string]*authRequest{},
 		access: map[string]*accessToken{}, refresh: map[string]*refreshToken{},
@@ -339,6 +341,7 @@ func (s *store) revokeToken(token, client string) (foreign bool) {
 		}
 		s.revocations++
 		s.revoke(t.grant, "revoked by the client")
+		s.revokeRest(t.grant)
 		return false
 	}
 	if t, ok := s.access[token]; ok {
@@ -347,8 +350,18 @@ func (s *store) revokeToken(token, client string) (foreign bool) {
 		}
 		s.revocations++
 		delete(s.access, token)
+		s.revokeRest(t.grant)
 	}
 	return false
+}
+
+// revokeRest ends what else the account gave the client, where a revocation does that.
+func (s *store) revokeRest(of *grant) {
+	for _, g := range s.grants {
+		if s.endsAll && g.client == of.client && g.sub == of.sub {
+			s.revoke(g, "revoked with another grant of the account")
+		}
+	}
 }
 
 func (s *store) revokeUser(sub string) int {

@@ -63,6 +63,8 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"leaving a shared grant beside a renewal", testSharedLeavingBesideRenewal},
 		{"erased beside a shared lease", testSharedGhost},
 		{"lost answer to a shared lease", testSharedLostAnswer},
+		{"holders of grants that end together", testRevokedTogether},
+		{"holders of before", testEnlist},
 		{"schedule in pieces", testScheduleLimit},
 		{"events", testEvents},
 		{"event filters", testEventFilters},
