@@ -22,6 +22,8 @@ func fill(v reflect.Value, n *int) {
 	case time.Duration:
 		v.Set(reflect.ValueOf(time.Duration(*n) * time.Second))
 		return
+	case *broker.UpstreamError:
+		return // is for those who hear of it at once, and not stored
 	case broker.ScopeSet:
 		v.Set(reflect.ValueOf(broker.NewScopeSet(fmt.Sprintf("scope-%d", *n), "z")))
 		return
