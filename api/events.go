@@ -94,7 +94,7 @@ func isEventType(t broker.EventType) bool {
 	case broker.EventConsentCreated, broker.EventConsentStarted, broker.EventConsentGranted, broker.EventConsentDenied,
 		broker.EventConsentFailed, broker.EventConsentCompleted, broker.EventTokenIssued, broker.EventTokenRefused,
 		broker.EventTokenRefreshed, broker.EventTokenRefreshFailed, broker.EventScopeReduced,
-		broker.EventConnectionNeedsConsent, broker.EventConnectionRevoked, broker.EventSubjectErased,
+		broker.EventConnectionNeedsConsent, broker.EventConnectionNoticed, broker.EventConnectionRevoked, broker.EventSubjectErased,
 		broker.EventIntegrityFailed:
 		return true
 	}

@@ -20,6 +20,7 @@ const (
 	EventScopeReduced           EventType = "connection.scope_reduced"
 	EventConnectionNeedsConsent EventType = "connection.needs_consent"
 	EventConnectionRevoked      EventType = "connection.revoked"
+	EventConnectionNoticed      EventType = "connection.noticed"
 	EventSubjectErased          EventType = "subject.erased"
 	EventIntegrityFailed        EventType = "integrity.failed"
 	EventOperatorSignedIn       EventType = "operator.signed_in"

@@ -325,6 +325,7 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 		return Connection{}, err
 	}
 	s.unmark(ctx, s.revokedTogether(next.Connector, next.Account), done.ID)
+	s.listen(ctx, stored)
 	s.telemetry.consent(ctx, done.Connector, done.Status)
 	if old.SharedGrant != next.SharedGrant || s.revokedTogether(old.Connector, old.Account) != s.revokedTogether(next.Connector, next.Account) {
 		if _, err := s.leaveShared(ctx, old); err != nil {

@@ -59,6 +59,7 @@ func (s *Service) hold(ctx context.Context, conn Connection) error {
 
 // holdOn is hold for whoever can't fail with it: connections that an older version made, or whose holding the store lost.
 func (s *Service) holdOn(ctx context.Context, conn Connection) {
+	s.listen(ctx, conn)
 	if err := s.hold(ctx, conn); err != nil {
 		s.cfg.Log.WarnContext(ctx, "a connection could not be counted among those whose grants end together", "connection", conn.ID, "error", err)
 	}

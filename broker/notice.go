@@ -1,6 +1,10 @@
 package broker
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"time"
+)
 
 // A provider can tell by itself that grants ended: that a user took the app out of the account, that an administrator
 // uninstalled it. Such a notice is a reason to look, and no verdict: the grants that it names are refreshed at once, and what
@@ -32,3 +36,144 @@ var (
 	// ErrNoNotices: the connector's provider sends none, or the connector lacks the secret that they are signed with.
 	ErrNoNotices = errors.New("connector takes no notices")
 )
+
+const (
+	// noticedMost bounds how many connections one notice makes the broker look at; the others show at their next refresh.
+	noticedMost = 1000
+	// noticedAtOnce is how many of them are looked at at the same time.
+	noticedAtOnce = 4
+)
+
+// HandleNotice verifies a provider's notice and looks at the grants that it is about, behind the answer. Errors: ErrNoNotices,
+// ErrNoticeRefused, or anything else where the provider should send it again.
+func (s *Service) HandleNotice(ctx context.Context, connector string, req NoticeRequest) (Notice, error) {
+	ctx, end := s.telemetry.begin(ctx, "broker.HandleNotice", connector)
+	notice, err := s.handleNotice(ctx, connector, req)
+	end(err)
+	return notice, err
+}
+
+func (s *Service) handleNotice(ctx context.Context, connector string, req NoticeRequest) (Notice, error) {
+	notice, err := s.cfg.Upstream.ReadNotice(ctx, connector, req)
+	if err != nil {
+		return Notice{}, err
+	}
+	client := s.connector(connector).ClientKey
+	var names []string
+	for _, id := range notice.Accounts {
+		names = append(names, noticeName("account", client, id))
+	}
+	for _, id := range notice.Groups {
+		names = append(names, noticeName("group", client, id))
+	}
+	// Found before the answer: where the store can't tell, the provider comes again.
+	seen := map[string]bool{}
+	var conns []Connection
+	for _, name := range names {
+		readCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		held, err := s.cfg.Shared.HeldBy(readCtx, name, noticedMost)
+		cancel()
+		if err != nil {
+			return Notice{}, storeError("find the connections of a notice", err)
+		}
+		for _, conn := range held {
+			if !seen[conn.ID] && len(conns) < noticedMost && conn.Status == ConnectionActive && s.connector(conn.Connector).ClientKey == client {
+				seen[conn.ID] = true
+				conns = append(conns, conn)
+			}
+		}
+	}
+	if len(conns) == 0 {
+		return notice, nil
+	}
+	if !s.enter() {
+		return Notice{}, &Error{Code: CodeTemporarilyUnavailable, Description: "this replica is shutting down; retry", RetryAfter: time.Second}
+	}
+	go func() {
+		defer s.leave()
+		s.lookAtNoticed(context.WithoutCancel(ctx), conns)
+	}()
+	return notice, nil
+}
+
+// lookAtNoticed refreshes the connections, a few at a time. One without a refresh token can't be asked about: it ends with its
+// access token.
+func (s *Service) lookAtNoticed(ctx context.Context, conns []Connection) {
+	places := make(chan struct{}, noticedAtOnce)
+	for _, conn := range conns {
+		entry := s.entry(Caller{Client: Client{ID: conn.Client, Tenant: conn.Tenant}}, EventConnectionNoticed, conn.Subject, conn.Connector, conn.ID)
+		entry.Outcome, entry.Reason = "ok", "the provider says that this grant may have ended"
+		var err error
+		if entry.Scopes, err = s.eventScopes(conn.Scopes, ScopeSet{}); err == nil {
+			err = s.append(ctx, entry)
+		}
+		if err != nil {
+			s.cfg.Log.WarnContext(ctx, "a provider's notice could not be put on record", "connection", conn.ID, "error", err)
+		}
+		if !conn.Renewable {
+			continue
+		}
+		places <- struct{}{}
+		result := s.refresher.early(conn, "the provider gave notice")
+		if result == nil {
+			<-places
+			return // this replica is ending; the next refresh finds it
+		}
+		if !s.enter() {
+			<-places
+			return
+		}
+		go func() {
+			defer s.leave()
+			<-result
+			<-places
+		}()
+	}
+}
+
+// noticeName names the holders that a notice about that id means: of just that account, or of a group of accounts.
+func noticeName(kind, client, id string) string {
+	return "noticed " + kind + "\x00" + client + "\x00" + id
+}
+
+// noticeNames are those of the connection; none where its provider sends no notices.
+func (s *Service) noticeNames(conn Connection) []string {
+	c := s.connector(conn.Connector)
+	if !c.Notices || conn.Account.ID == "" {
+		return nil
+	}
+	id := conn.Account.ID
+	names := []string{noticeName("account", c.ClientKey, id), noticeName("group", c.ClientKey, id)}
+	for i, r := range id {
+		if r == ':' {
+			names = append(names, noticeName("group", c.ClientKey, id[:i]))
+		}
+	}
+	return names
+}
+
+// listen makes the connection one that notices can find. What fails is tried again at its next refresh.
+func (s *Service) listen(ctx context.Context, conn Connection) {
+	for _, name := range s.noticeNames(conn) {
+		holdCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		err := s.cfg.Shared.Hold(holdCtx, name, conn.holder())
+		cancel()
+		if err != nil {
+			s.cfg.Log.WarnContext(ctx, "a connection can't be found by its provider's notices yet", "connection", conn.ID, "error", err)
+			return
+		}
+	}
+}
+
+// listenNoMore ends that. What is left over finds a connection that is not active, and does nothing.
+func (s *Service) listenNoMore(ctx context.Context, conn Connection) {
+	for _, name := range s.noticeNames(conn) {
+		leaveCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		_, err := s.cfg.Shared.Leave(leaveCtx, name, conn.holder())
+		cancel()
+		if err != nil {
+			s.cfg.Log.DebugContext(ctx, "an ended connection is still found by notices", "connection", conn.ID, "error", err)
+			return
+		}
+	}
+}

@@ -107,6 +107,8 @@ type SharedGrants interface {
 	// Leave ends the connection's holding and tells how many are left: of several who leave at once, one is told 0. If a consent
 	// has made it a holder again since, that stands, and counts.
 	Leave(ctx context.Context, name string, connection Holder) (left int, err error)
+	// HeldBy returns connections that hold the grant, at most limit; those that are gone or can't be read are left out.
+	HeldBy(ctx context.Context, name string, limit int) ([]Connection, error)
 	// Newest is the grant's present generation; 0: there is none.
 	Newest(ctx context.Context, name string) (int64, error)
 }
@@ -242,6 +244,8 @@ type Connector struct {
 	Exclusive bool
 	// RefreshEndsAccess: a refresh ends the access token before it, so that none is refreshed while somebody may be using it.
 	RefreshEndsAccess bool
+	// Notices: the provider tells when grants end, and what it says can be verified (Upstream.ReadNotice).
+	Notices bool
 	// DeniedCodes are error codes in the callback by which this provider says that the user refused.
 	DeniedCodes []string
 }
@@ -277,6 +281,9 @@ type Upstream interface {
 	// VerifyCallback checks what this provider's callbacks must bring beside state: a signature, the account that was asked
 	// for. params are all query parameters of the callback. It sends nothing.
 	VerifyCallback(connector string, params map[string]Secret) error
+	// ReadNotice verifies what says that it comes from the connector's provider, and reads whose grants it is about. It sends
+	// nothing but, at times, a request for the provider's keys. ErrNoNotices, ErrNoticeRefused; else the keys can't be had now.
+	ReadNotice(ctx context.Context, connector string, req NoticeRequest) (Notice, error)
 	// Exchange redeems the code (RFC 6749 section 4.1.3). A code can be sent once.
 	Exchange(ctx context.Context, connector string, req ExchangeRequest) (Grant, error)
 	// Identify asks whose account it is, as far as the grant does not tell yet, and for what the definition wants known.

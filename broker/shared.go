@@ -154,6 +154,7 @@ func (s *Service) endGrant(ctx context.Context, consent Consent, grant *Grant) R
 
 // leaveShared ends the connection's holding and tells whether others are left, or whether that can't be known.
 func (s *Service) leaveShared(ctx context.Context, conn Connection) (others bool, err error) {
+	s.listenNoMore(ctx, conn)
 	others, err = s.endsOthers(ctx, conn.Connector, conn.Account, func(ctx context.Context, name string) (int, error) {
 		return s.cfg.Shared.Leave(ctx, name, conn.holder())
 	})

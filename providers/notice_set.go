@@ -85,7 +85,7 @@ func (a *audiences) UnmarshalJSON(data []byte) error {
 // verifySET checks a Security Event Token. Each of its events comes back as {"event": its URI, "payload": what it says}.
 func (r *Registry) verifySET(ctx context.Context, s *server, body []byte) ([]tree, error) {
 	refused := func(why string) ([]tree, error) { return nil, fmt.Errorf("%w: %s", broker.ErrNoticeRefused, why) }
-	token, err := jose.ParseSigned(strings.TrimSpace(string(body)), setAlgorithms)
+	token, err := jose.ParseSignedCompact(strings.TrimSpace(string(body)), setAlgorithms)
 	if err != nil || len(token.Signatures) != 1 {
 		return refused("it is no signed token")
 	}

@@ -280,6 +280,7 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	if len(d.Vars) > 0 {
 		view.ProviderID = d.ID + "/" + c.ID // {placeholders} may lead each connector to a server of its own
 	}
+	view.Notices = s.takesNotices()
 	if d.SharedGrants {
 		view.SharedGrants = view.ClientKey
 	}

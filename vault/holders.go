@@ -159,3 +159,37 @@ func parseTenantKey(key string) (shard byte, tenant string, ok bool) {
 	}
 	return 0, "", false
 }
+
+// HeldBy implements broker.SharedGrants.
+func (s *Store) HeldBy(ctx context.Context, name string, limit int) ([]broker.Connection, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	g, err := s.readShared(ctx, name)
+	if err != nil && !errors.Is(err, broker.ErrIntegrity) {
+		return nil, fmt.Errorf("read who holds a grant: %w", err)
+	}
+	var keys, ids []string
+	for id := range g.holders {
+		if shard, err := shardOf(id); err == nil && len(ids) < limit {
+			ids, keys = append(ids, id), append(keys, connectionKey(shard, id), issuedKey(shard, id))
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	found, err := s.hashes(ctx, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read who holds a grant: %w", err)
+	}
+	var out []broker.Connection
+	for i, id := range ids {
+		conn, err := s.openConnection(string(found[2*i][fieldTenant]), id, found[2*i], found[2*i+1])
+		switch {
+		case err == nil:
+			out = append(out, conn)
+		case !errors.Is(err, broker.ErrNotFound):
+			s.cfg.Log.WarnContext(ctx, "a connection that holds a grant can't be read", "connection", id, "error", err)
+		}
+	}
+	return out, nil
+}

@@ -49,6 +49,8 @@ type Provider struct {
 	ExchangeErr, IdentifyErr error
 	// Extra is what answers tell beside the tokens.
 	Extra map[string]string
+	// Noticed is what a notice says; nil: it is refused.
+	Noticed *broker.Notice
 	// Signs: callbacks must have the parameter signature=signed.
 	Signs bool
 	// Account that consents.
@@ -268,4 +270,12 @@ func (p *Provider) Revoke(_ context.Context, _ string, req broker.RevokeRequest)
 		}
 	}
 	return nil
+}
+
+// ReadNotice is part of broker.Upstream.
+func (p *Provider) ReadNotice(context.Context, string, broker.NoticeRequest) (broker.Notice, error) {
+	if p.Noticed == nil {
+		return broker.Notice{}, broker.ErrNoticeRefused
+	}
+	return *p.Noticed, nil
 }

@@ -239,3 +239,19 @@ func (s *Store) ForgetHolders() {
 	clear(s.holdings)
 	clear(s.enlisted)
 }
+
+// HeldBy is part of broker.SharedGrants.
+func (s *Store) HeldBy(ctx context.Context, name string, limit int) ([]broker.Connection, error) {
+	done, err := s.enter(ctx, "HeldBy")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var out []broker.Connection
+	for id := range s.holding(name).connections {
+		if r := s.records[id]; r != nil && len(out) < limit {
+			out = append(out, r.conn)
+		}
+	}
+	return out, nil
+}

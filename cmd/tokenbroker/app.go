@@ -128,6 +128,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	router := newRouter(cfg.Log, address)
 	rest.Register(router)
 	pages.Register(router)
+	(&api.Notices{Service: a.service, PublicURL: c.PublicURL, Now: time.Now, Log: cfg.Log}).Register(router)
 	router.RouteNotFound("/*", pages.NotFound)
 	a.handler = cfg.Telemetry.instrument(router)
 	a.ready = &readiness{checks: []readyCheck{

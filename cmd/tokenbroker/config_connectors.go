@@ -19,7 +19,7 @@ func (o object) connectors() []providers.ConnectorConfig {
 	nodes, _ := o.list("connectors")
 	first := map[string]int{}
 	for i, n := range nodes {
-		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "scopes", "default_scopes", "vars", "pkce")
+		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "notice_secret", "scopes", "default_scopes", "vars", "pkce")
 		if !ok {
 			continue
 		}
@@ -40,6 +40,9 @@ func (o object) connectors() []providers.ConnectorConfig {
 				c.fail("client_secret", "", c.get("client_secret"), "%s", err)
 			}
 			connector.ClientSecret = secret
+		}
+		if secret, given := c.secret("notice_secret"); given {
+			connector.NoticeSecret = secret
 		}
 		scopes, _ := c.texts("scopes", scopeToken)
 		connector.Scopes = plain(scopes)

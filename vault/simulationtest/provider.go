@@ -199,6 +199,10 @@ func (upstream) AuthorizationURL(context.Context, string, broker.AuthorizationRe
 
 func (upstream) VerifyCallback(string, map[string]broker.Secret) error { return nil }
 
+func (upstream) ReadNotice(context.Context, string, broker.NoticeRequest) (broker.Notice, error) {
+	return broker.Notice{}, broker.ErrNoNotices
+}
+
 func (upstream) Exchange(context.Context, string, broker.ExchangeRequest) (broker.Grant, error) {
 	return broker.Grant{}, errNotModelled
 }

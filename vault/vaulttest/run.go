@@ -65,6 +65,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"lost answer to a shared lease", testSharedLostAnswer},
 		{"holders of grants that end together", testRevokedTogether},
 		{"holders of before", testEnlist},
+		{"held by", testHeldBy},
 		{"schedule in pieces", testScheduleLimit},
 		{"events", testEvents},
 		{"event filters", testEventFilters},

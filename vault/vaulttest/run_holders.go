@@ -101,3 +101,35 @@ func testEnlist(r *rig) {
 		}
 	}
 }
+
+// testHeldBy: whoever asks for the connections behind a name gets those that are there, of whatever tenant.
+func testHeldBy(r *rig) {
+	s, other := r.store(), r.store()
+	name := "noticed account\x00canary-" + tenant(r)
+	made := map[string]bool{}
+	for _, subject := range []string{"a{b}c", "bob", "}{"} {
+		conn := r.connect(s, tenant(r), subject, "files", "canary-"+subject)
+		made[conn.ID] = true
+		if err := s.Hold(r.ctx(), name, broker.Holder{ID: conn.ID, Generation: conn.Generation}); err != nil {
+			r.Fatal(err)
+		}
+	}
+	if err := s.Hold(r.ctx(), name, broker.Holder{ID: recordID(s, tenant(r), "gone"), Generation: 1}); err != nil {
+		r.Fatal(err)
+	}
+	got, err := other.HeldBy(r.ctx(), name, 100)
+	if err != nil || len(got) != len(made) {
+		r.Fatalf("%d connections, %v, want %d", len(got), err, len(made))
+	}
+	for _, conn := range got {
+		if !made[conn.ID] || conn.Tenant != tenant(r) {
+			r.Errorf("%s of %s is none of them", conn.ID, conn.Tenant)
+		}
+	}
+	if got, err := other.HeldBy(r.ctx(), name, 1); err != nil || len(got) > 1 {
+		r.Errorf("at most one: %d, %v", len(got), err)
+	}
+	if got, err := other.HeldBy(r.ctx(), "noticed account\x00nobody", 100); err != nil || len(got) != 0 {
+		r.Errorf("of nobody: %d, %v", len(got), err)
+	}
+}
