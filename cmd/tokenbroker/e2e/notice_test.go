@@ -87,7 +87,7 @@ func TestNotice(t *testing.T) {
 		return nil
 	})
 	c.token("bob")
-	if events := c.events(url.Values{"type": {"connection.noticed"}}); len(events) != 2 || events[0]["subject"] != "alice" {
+	if events := c.events(url.Values{"type": {"connection.noticed"}, "scope": {"files.read"}}); len(events) != 2 || events[0]["subject"] != "alice" {
 		t.Errorf("on record: %v", events)
 	}
 	if resp, err := http.Post(p.url+"/notices/other", "application/json", strings.NewReader(removed)); err != nil || resp.StatusCode != 404 {
