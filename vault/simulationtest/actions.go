@@ -233,13 +233,13 @@ func (w *world) renew(p *process) {
 	}
 	raw[0] = w.setup.Shard(tenant, subject(conn)) ^ raw[17]
 	id := base64.RawURLEncoding.EncodeToString(raw[:])
-	g, provisional := w.provider.newGrant(conn)
+	g, provisional := w.provider.newGrant(w.group(conn))
 	w.consents[id] = g
 	now := time.Now()
 	_, err := w.setup.CreateConsent(context.Background(), broker.Consent{
 		ID: id, Tenant: tenant, Client: client.ID, Subject: subject(conn), Connector: connector, Connection: w.conns[conn].ID, Scopes: scopes(), Binding: broker.BindingCode,
 		Link: broker.NewSecret("link"), Status: broker.ConsentAwaitingCompletion, Deadline: now.Add(broker.ProvisionalLife), CreatedAt: now,
-		CompletionCode: broker.NewSecret("BCDF-GHJK"), Provisional: &provisional, Identified: true, Account: account(conn),
+		CompletionCode: broker.NewSecret("BCDF-GHJK"), Provisional: &provisional, Identified: true, Account: account(w.group(conn)),
 	}, "", nil)
 	if err != nil {
 		w.violate("prepare a consent: %v", err)
@@ -259,12 +259,16 @@ func (w *world) renew(p *process) {
 var client = broker.Client{ID: "chat", Name: "Chat", Tenant: tenant}
 
 // connectors is the operator's configuration.
-type connectors struct{}
+type connectors struct{ shared bool }
 
 // Connector is part of broker.Connectors.
-func (connectors) Connector(id string) (broker.Connector, bool) {
+func (c connectors) Connector(id string) (broker.Connector, bool) {
+	shared := ""
+	if c.shared {
+		shared = sharedProvider
+	}
 	return broker.Connector{
-		ID: connector, Name: "Files", Provider: "Rig", ProviderID: "rig", Timeout: upstreamTimeout, Exclusive: true, Default: scopes(),
+		ID: connector, Name: "Files", Provider: "Rig", ProviderID: "rig", Timeout: upstreamTimeout, Exclusive: true, Default: scopes(), SharedGrants: shared,
 		Scopes: []broker.ScopeInfo{{Name: "files.read", Description: "Read your files"}},
 	}, id == connector
 }

@@ -61,8 +61,13 @@ func (w *world) toldOf(step vault.Step) {
 	defer w.mu.Unlock()
 	for _, write := range step.Writes {
 		kind, _ := keyParts(write.Key)
-		if sealed, ok := argument(write.Args, "rt"); ok && kind == "c" && write.Kind == vault.WriteHashSet {
+		if sealed, ok := argument(write.Args, "rt"); ok && kind == "c" && w.shared == nil && write.Kind == vault.WriteHashSet {
 			if t := w.provider.sealedIn(sealed); t != nil && t.told.IsZero() {
+				t.told = time.Now()
+			}
+		}
+		if sealed, ok := argument(write.Args, "g"); ok && kind == "g" && write.Kind == vault.WriteHashSet && w.shared != nil {
+			if t := w.provider.numbered(len(sealed) - w.shared.around); t != nil && t.told.IsZero() {
 				t.told = time.Now()
 			}
 		}

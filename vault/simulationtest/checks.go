@@ -54,7 +54,7 @@ func (w *world) applied(p *process, step *vault.Step, r vault.Result) {
 		}
 	}
 	conn := -1
-	consent := ""
+	consent, shared := "", false
 	for _, write := range step.Writes {
 		switch kind, id := keyParts(write.Key); kind {
 		case "c":
@@ -63,7 +63,12 @@ func (w *world) applied(p *process, step *vault.Step, r vault.Result) {
 			w.alternateWritten(w.number(id), write)
 		case "o":
 			consent = id
+		case "g":
+			shared = true
 		}
+	}
+	if shared && w.shared != nil {
+		w.sharedWritten(p, step)
 	}
 	if conn >= 0 && conn < len(w.records) {
 		w.recordWritten(p, conn, consent, step)
@@ -78,7 +83,7 @@ func (w *world) alternateWritten(conn int, write vault.Write) {
 	}
 	const end = 8 // bytes, before the seal
 	t := w.provider.sealedIn(write.Args[1][end:])
-	if t == nil || t.grant.conn != conn {
+	if t == nil || t.grant.conn != w.group(conn) {
 		w.violate("connection %d: what lies beside its record is no refresh token of it", conn)
 		return
 	}
@@ -105,7 +110,8 @@ func (w *world) removed(name string) {
 	}
 	t := c.token
 	rec := w.records[c.conn]
-	if t.landed.IsZero() && t.settled.IsZero() && rec.revoked == 0 && w.beside[fileID(name)] == nil {
+	// A consent may have moved a shared grant on meanwhile.
+	if t.landed.IsZero() && t.settled.IsZero() && rec.revoked == 0 && w.beside[fileID(name)] == nil && (w.shared == nil || rec.token != t) {
 		w.violate("%s left the spool, and the store has it neither as the record's nor beside it", t.value)
 	}
 }
@@ -182,7 +188,7 @@ func (w *world) fieldsWritten(p *process, conn int, consent string, args []strin
 func (w *world) tokenWritten(p *process, conn int, sealed string) {
 	rec := w.records[conn]
 	rec.token = w.provider.sealedIn(sealed)
-	if rec.token == nil || rec.token.grant.conn != conn {
+	if rec.token == nil || rec.token.grant.conn != w.group(conn) {
 		w.violate("connection %d: what was stored is no refresh token of it", conn)
 		return
 	}
@@ -191,7 +197,11 @@ func (w *world) tokenWritten(p *process, conn int, sealed string) {
 	if t.made != nil && t.landed.IsZero() && p.disk != nil && t.spooled.IsZero() && !t.unkept {
 		w.violate("%s was sent to the store before the disk had it", t.value)
 	}
-	rec.grant, t.takenBack, t.holder = t.grant, time.Time{}, p
+	rec.grant = t.grant
+	if w.shared != nil {
+		return // what counts is the grant's record
+	}
+	t.takenBack, t.holder = time.Time{}, p
 	t.generation = rec.generation
 	if t.landed.IsZero() {
 		t.landed = time.Now()
@@ -203,12 +213,15 @@ func (w *world) tokenWritten(p *process, conn int, sealed string) {
 func (w *world) verdict(p *process, conn int) {
 	elsewhere := false
 	for _, g := range w.provider.grants {
-		if g.conn != conn {
+		if g.conn != w.group(conn) {
 			continue
 		}
 		for _, t := range g.tokens {
 			if !w.provider.usable(t) {
 				continue
+			}
+			if w.shared != nil && w.shared.token == t {
+				continue // it came behind the last look at the grant: the connection goes on with it when it is next asked
 			}
 			// A disk that does not let itself be read is no place to find anything.
 			if where := w.held(p, conn, t); where != "" && (where != inSpool || w.plan.DiskFaults == 0) {
@@ -251,9 +264,17 @@ func (w *world) waits(name string, t *token) bool {
 
 // reachable tells whether the token is anywhere from where it can still come: the store, a disk, the memory of a process.
 func (w *world) reachable(t *token) bool {
-	for _, p := range w.live {
-		if w.held(p, t.grant.conn, t) != "" {
-			return true
+	if w.shared != nil && w.shared.token == t {
+		return true
+	}
+	for conn := range w.plan.Conns {
+		if w.group(conn) != t.grant.conn {
+			continue
+		}
+		for _, p := range w.live {
+			if w.held(p, conn, t) != "" {
+				return true
+			}
 		}
 	}
 	return false
@@ -282,7 +303,7 @@ func (w *world) arrives(s *sending) {
 		case first.proc.stoppedBetween(first.lease.at, now), !now.Before(first.lease.at.Add(leaseLasts)) && (next == nil || next.landed.IsZero()):
 		case next != nil && !next.landed.IsZero():
 			// Where the record's own token is dead, there is nothing to lose.
-			if !w.failedOver && w.provider.usable(w.records[s.token.grant.conn].token) {
+			if !w.failedOver && w.provider.usable(w.current(s.token.grant.conn)) {
 				w.violate("%s was sent again although its successor %s had been stored", s.token.value, next.value)
 			}
 		default:
@@ -312,7 +333,7 @@ func (w *world) told(c *caller) {
 	if w.answered > w.issued && !w.failedOver {
 		w.violate("%d tokens were answered and %d recorded", w.answered, w.issued)
 	}
-	if g := w.provider.access[c.token.AccessToken.Reveal()]; g == nil || g.conn != c.conn {
+	if g := w.provider.access[c.token.AccessToken.Reveal()]; g == nil || g.conn != w.group(c.conn) {
 		w.violate("%s got another one's token", c.name)
 	}
 }

@@ -17,6 +17,9 @@ func (w *world) failover(*process) {
 	for _, rec := range w.records {
 		w.reread(rec)
 	}
+	if w.shared != nil {
+		w.rereadShared()
+	}
 	var healing []*process
 	for _, p := range w.live {
 		if p.resumed == nil {
@@ -88,20 +91,25 @@ func (w *world) reread(rec *record) {
 	rec.generation, _ = strconv.ParseInt(fields["gen"], 10, 64) // the vault's own number
 	rec.fence, _ = strconv.ParseInt(fields["fen"], 10, 64)
 	for _, t := range w.provider.all {
-		if t.landed.IsZero() || t == rec.token || t.grant.conn != w.numberOf(rec) || t.generation <= rec.generation && t != had {
+		if w.shared != nil || t.landed.IsZero() || t == rec.token || t.grant.conn != w.numberOf(rec) || t.generation <= rec.generation && t != had {
 			continue
 		}
-		if t.told.IsZero() && t.settled.IsZero() {
-			t.landed = time.Time{} // nobody was told, so nobody can remember it: as if the store had never had it
-			continue
-		}
-		t.takenBack = time.Now()
-		if p := t.holder; !w.prompt || p == nil || p.dead || p.resumed != nil {
-			t.excused = true
-		}
+		w.lost(t)
 	}
 	if had != nil && had != rec.token {
 		w.note("    %s is not in the store any more", had.value)
+	}
+}
+
+// lost notes that a failover took the refresh token back.
+func (w *world) lost(t *token) {
+	if t.made != nil && t.told.IsZero() && t.settled.IsZero() {
+		t.landed = time.Time{} // nobody was told, so nobody can remember it: as if the store had never had it
+		return
+	}
+	t.takenBack = time.Now()
+	if p := t.holder; !w.prompt || p == nil || p.dead || p.resumed != nil {
+		t.excused = true
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 func (w *world) finally(conn int, c *caller) {
 	rec := w.records[conn]
 	g := rec.grant
-	if c.err == nil && rec.status == broker.ConnectionActive && w.provider.usable(rec.token) {
+	if c.err == nil && rec.status == broker.ConnectionActive && w.usableFor(conn) {
 		return
 	}
 	switch {
@@ -60,6 +60,14 @@ func (w *world) finally(conn int, c *caller) {
 				return
 			}
 		}
+	}
+	if w.whileConsenting(g) {
+		tally.LostConsent++
+		return
+	}
+	if w.shared != nil && slices.ContainsFunc(g.tokens, func(t *token) bool { return t.excused }) {
+		tally.LostFailover++ // what a consent gave
+		return
 	}
 	w.violate("connection %d: grant %d was lost for no reason", conn, g.n)
 }

@@ -360,6 +360,10 @@ func (a *application) write(w vault.Write) error {
 		default:
 			a.edit(w.Key).expires = ms
 		}
+	case vault.WritePersist:
+		if a.get(w.Key) != nil {
+			a.edit(w.Key).expires = 0
+		}
 	default:
 		return a.writeSorted(w)
 	}

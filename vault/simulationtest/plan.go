@@ -31,10 +31,12 @@ type Plan struct {
 	Kills, Stops, Jumps, Outages, Disconnects, Renewals, Ends, Sweeps, Failovers int
 	// Prompt: after a failover, processes that can write back what they remember, before anything else happens.
 	Prompt bool
+	// Shared: all connections hold one grant.
+	Shared bool
 }
 
-// maxConns is how many connections there are at most.
-const maxConns = 2
+// maxConns is how many connections there are at most, ownConns how many with a grant of their own.
+const maxConns, ownConns = sharedConns, 2
 
 func oneOf[T any](r *rand.Rand, choices ...T) T { return choices[r.IntN(len(choices))] }
 
@@ -67,6 +69,16 @@ func Draw(seed uint64, failovers bool) Plan {
 	return p
 }
 
+// Share makes it a plan of connections that hold one grant.
+func (p Plan) Share() Plan {
+	r := rand.New(rand.NewPCG(p.Seed, 3))
+	p.Shared, p.Conns, p.Callers = true, oneOf(r, 2, 2, 3), p.Callers+2
+	p.Rotation = oneOf(r, rotationGrace, rotationStrict, rotationStrict)
+	p.Jumps = 0 // which tokens are newer goes by the clocks of those who asked for them
+	p.Renewals, p.Disconnects = oneOf(r, 0, 0, 1, 2), oneOf(r, 0, 0, 1, 1, 2)
+	return p
+}
+
 // String is how a trace begins.
 func (p Plan) String() string {
 	provider := string(p.Rotation)
@@ -79,8 +91,12 @@ func (p Plan) String() string {
 	if p.Family && p.Rotation != rotationNone {
 		provider += ", reuse ends the grant"
 	}
-	return fmt.Sprintf("seed %d: %d replicas, %d connections, %d callers; provider: %s; spool: %v; faults in 1000 calls: store %d, provider %d, disk %d; "+
+	of := ""
+	if p.Shared {
+		of = " of one grant"
+	}
+	return fmt.Sprintf("seed %d: %d replicas, %d connections%s, %d callers; provider: %s; spool: %v; faults in 1000 calls: store %d, provider %d, disk %d; "+
 		"%d kills, %d stops, %d jumps, %d outages, %d disconnects, %d renewals, %d ends at the provider, %d sweeps, %d failovers",
-		p.Seed, p.Replicas, p.Conns, p.Callers, provider, p.Spool, p.StoreFaults, p.ProviderFaults, p.DiskFaults,
+		p.Seed, p.Replicas, p.Conns, of, p.Callers, provider, p.Spool, p.StoreFaults, p.ProviderFaults, p.DiskFaults,
 		p.Kills, p.Stops, p.Jumps, p.Outages, p.Disconnects, p.Renewals, p.Ends, p.Sweeps, p.Failovers)
 }

@@ -65,8 +65,13 @@ func (p ports) BeginRefresh(ctx context.Context, conn broker.Connection, owner s
 	w := p.proc.world
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := w.number(conn.ID)
-	p.proc.leases[n] = &heldLease{fence: got.Fence, generation: got.Generation, at: w.leased[leaseName{n, got.Fence}]}
+	n, fence := w.number(conn.ID), got.Fence
+	at := w.leased[leaseName{n, fence}]
+	if w.shared != nil {
+		n, fence = w.group(n), got.Shared.Fence
+		at = w.leased[leaseName{sharedLease, fence}]
+	}
+	p.proc.leases[n] = &heldLease{fence: fence, generation: got.Generation, at: at}
 	return got, token, nil
 }
 
@@ -151,4 +156,32 @@ func (p ports) UpdateConsent(ctx context.Context, consent broker.Consent, entrie
 	p.at(ctx, "update consent", consent.ID)
 	defer p.done()
 	return p.Store.UpdateConsent(ctx, consent, entries)
+}
+
+// Spread is part of broker.SharedGrants.
+func (p ports) Spread(ctx context.Context, name, consent string, grant broker.Grant) (int64, error) {
+	p.at(ctx, "spread", "")
+	defer p.done()
+	return p.Store.Spread(ctx, name, consent, grant)
+}
+
+// Holders is part of broker.SharedGrants.
+func (p ports) Holders(ctx context.Context, name string, beside broker.Holder) (int, error) {
+	p.at(ctx, "holders", beside.ID)
+	defer p.done()
+	return p.Store.Holders(ctx, name, beside)
+}
+
+// Leave is part of broker.SharedGrants.
+func (p ports) Leave(ctx context.Context, name string, connection broker.Holder) (int, error) {
+	p.at(ctx, "leave", connection.ID)
+	defer p.done()
+	return p.Store.Leave(ctx, name, connection)
+}
+
+// Newest is part of broker.SharedGrants.
+func (p ports) Newest(ctx context.Context, name string) (int64, error) {
+	p.at(ctx, "newest", "")
+	defer p.done()
+	return p.Store.Newest(ctx, name)
 }

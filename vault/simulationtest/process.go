@@ -135,7 +135,7 @@ func (w *world) start(replica int, d *disk) *process {
 	}
 	service, err := broker.New(broker.Config{
 		Connections: connections, Refreshes: refreshes, Schedule: ports, Shared: ports, Revocations: ports, Consents: ports, Audit: ports, Placement: ports, Cursors: ports,
-		Upstream: upstream{p}, Connectors: connectors{}, PublicURL: "https://broker.example", Owner: p.name,
+		Upstream: upstream{p}, Connectors: connectors{w.plan.Shared}, PublicURL: "https://broker.example", Owner: p.name,
 		Client: func(id string) (broker.Client, bool) { return client, id == client.ID },
 		Now:    p.now, Random: p.random, Log: log,
 		UpstreamTimeout: upstreamTimeout, PersistTimeout: persistTimeout, StoreTimeout: storeTimeout, AuditTimeout: auditTimeout,
@@ -162,6 +162,9 @@ func (p *process) now() time.Time {
 
 // orphan is vault.Config.Orphan, as the program has it.
 func (p *process) orphan(ctx context.Context, conn broker.Connection, grant broker.Grant) error {
+	if p.service.HeldByOthers(ctx, conn) {
+		return nil
+	}
 	return upstream{p}.Revoke(ctx, conn.Connector, broker.RevokeRequest{RefreshToken: grant.RefreshToken, AccessToken: grant.AccessToken})
 }
 

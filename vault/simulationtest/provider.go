@@ -3,6 +3,7 @@ package simulationtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ type token struct {
 	value string // its name in traces
 	sent  string // itself: of a length that no other one has, so that a seal shows which one is in it
 	grant *grant
+	born  time.Time
 	made  *sending // which gave it; nil: the consent
 	used  time.Time
 	dead  bool
@@ -93,18 +95,30 @@ func newProvider(w *world, p Plan) *provider {
 }
 
 // newGrant is what a user's consent gives.
+// Of a grant that several hold a living one goes on, and the refresh tokens that it had are used with that.
 func (p *provider) newGrant(conn int) (*grant, broker.Grant) {
-	g := &grant{n: len(p.grants) + 1, conn: conn}
-	p.grants = append(p.grants, g)
+	var g *grant
+	if p.world != nil && p.world.shared != nil && len(p.grants) > 0 && p.grants[len(p.grants)-1].ended.IsZero() {
+		g = p.grants[len(p.grants)-1]
+		for _, t := range g.tokens {
+			if t.used.IsZero() {
+				t.used = time.Now()
+			}
+		}
+	} else {
+		g = &grant{n: len(p.grants) + 1, conn: conn}
+		p.grants = append(p.grants, g)
+	}
 	t := p.newToken(g)
 	t.given = true
 	answer := p.answer(g, time.Now())
+	answer.ObtainedAt = time.Now()
 	answer.RefreshToken = broker.NewSecret(t.sent)
 	return g, answer
 }
 
 func (p *provider) newToken(g *grant) *token {
-	t := &token{value: "rt-" + strconv.Itoa(g.n) + "-" + strconv.Itoa(len(g.tokens)+1), grant: g}
+	t := &token{value: "rt-" + strconv.Itoa(g.n) + "-" + strconv.Itoa(len(g.tokens)+1), grant: g, born: time.Now()}
 	t.sent = t.value + strings.Repeat(".", shortestToken+len(p.all)-len(t.value))
 	g.tokens, p.all = append(g.tokens, t), append(p.all, t)
 	p.tokens[t.sent] = t
@@ -126,9 +140,15 @@ func (p *provider) sealedIn(seal string) *token {
 	return p.all[n]
 }
 
+// numbered tells which refresh token has that length.
+func (p *provider) numbered(length int) *token {
+	return p.sealedIn(strings.Repeat(".", max(0, length+sealAround)))
+}
+
 // answer holds an access token. now is the clock of whoever reads it: the answer says only how long the token lives.
 func (p *provider) answer(g *grant, now time.Time) broker.Grant {
-	value := "at-" + strconv.Itoa(g.n) + "-" + strconv.Itoa(len(p.access)+1)
+	// All of the same length, so that of a whole grant the refresh token alone makes the length.
+	value := fmt.Sprintf("at-%03d-%04d", g.n, len(p.access)+1)
 	p.access[value] = g
 	return broker.Grant{
 		AccessToken: broker.NewSecret(value), ExpiresAt: now.Add(lifetime).Round(0), Lifetime: lifetime, Account: account(g.conn),
@@ -273,6 +293,7 @@ func (u upstream) Revoke(ctx context.Context, _ string, req broker.RevokeRequest
 	g.what = func() string { return "revoke " + t.value }
 	g.run = func(o outcome) {
 		if o.fault == faultNone || o.fault == faultAfter {
+			w.ends(t.grant)
 			w.provider.end(t.grant, "revoked")
 		}
 		if o.fault != faultNone {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -28,9 +29,17 @@ type Plant struct {
 // Simulator runs schedules. All begin with the same connections in the store.
 type Simulator struct {
 	keyset *vault.Keyset
-	base   *Memory
+	own    beginning
+	shared beginning // with one grant
+}
+
+// beginning is what lies in a store when a schedule begins.
+type beginning struct {
+	memory *Memory
 	conns  []broker.Connection
 	keys   []string // of their records
+	grant  string   // key of the shared grant
+	around int      // sharedRecord.around
 }
 
 // keysetFile and its KEK are of no use but here: with the same keys everything lies in the same shards in every run.
@@ -51,29 +60,58 @@ func New(t *testing.T) *Simulator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Simulator{keyset: keyset, base: NewMemory(time.Now)}
-	synctest.Test(t, func(t *testing.T) {
-		store, err := s.beside(s.base, seeded(0, 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := newProvider(nil, Plan{})
-		random := rand.New(rand.NewPCG(0, 0))
-		for conn := range maxConns {
-			made, err := connect(store, p, conn, random)
-			if err != nil {
+	s := &Simulator{keyset: keyset}
+	for conns, b := range map[int]*beginning{ownConns: &s.own, sharedConns: &s.shared} {
+		synctest.Test(t, func(t *testing.T) {
+			if *b, err = s.begin(conns); err != nil {
 				t.Fatal(err)
 			}
-			s.conns = append(s.conns, made)
-			keys, err := s.base.Keys(context.Background(), "tb:*:c:"+made.ID)
-			if err != nil || len(keys) != 1 {
-				t.Fatalf("where a connection lies: %v, %v", keys, err)
-			}
-			s.keys = append(s.keys, keys[0])
-		}
-		store.Close()
-	})
+		})
+	}
 	return s
+}
+
+// begin makes so many connections.
+func (s *Simulator) begin(conns int) (beginning, error) {
+	b := beginning{memory: NewMemory(time.Now)}
+	ctx := context.Background()
+	store, err := s.beside(b.memory, seeded(0, 0))
+	if err != nil {
+		return b, err
+	}
+	defer store.Close()
+	w := &world{plan: Plan{Shared: conns == sharedConns}}
+	if w.plan.Shared {
+		w.shared = &sharedRecord{}
+	}
+	w.provider = newProvider(w, w.plan)
+	random := rand.New(rand.NewPCG(0, 0))
+	for conn := range conns {
+		if w.plan.Shared {
+			time.Sleep(time.Millisecond) // the grant's generations are moments
+		}
+		made, err := w.connect(store, conn, random)
+		if err != nil {
+			return b, err
+		}
+		b.conns = append(b.conns, made)
+		keys, err := b.memory.Keys(ctx, "tb:*:c:"+made.ID)
+		if err != nil || len(keys) != 1 {
+			return b, fmt.Errorf("where a connection lies: %v, %w", keys, err)
+		}
+		b.keys = append(b.keys, keys[0])
+	}
+	if !w.plan.Shared {
+		return b, nil
+	}
+	keys, err := b.memory.Keys(ctx, "tb:*:g:*")
+	if err != nil || len(keys) != 1 {
+		return b, fmt.Errorf("where the shared grant lies: %v, %w", keys, err)
+	}
+	b.grant = keys[0]
+	newest := w.provider.all[len(w.provider.all)-1]
+	b.around = len(b.memory.data[b.grant].hash["g"]) - len(newest.sent)
+	return b, nil
 }
 
 // beside makes a store without gates.
@@ -92,12 +130,12 @@ func recordID(store *vault.Store, subject string, random *rand.Rand) string {
 }
 
 // connect makes a connection as a completed consent does.
-func connect(store *vault.Store, p *provider, conn int, random *rand.Rand) (broker.Connection, error) {
+func (w *world) connect(store *vault.Store, conn int, random *rand.Rand) (broker.Connection, error) {
 	now := time.Now()
-	_, grant := p.newGrant(conn)
+	_, grant := w.provider.newGrant(w.group(conn))
 	made := broker.Connection{
 		ID: recordID(store, subject(conn), random), Tenant: tenant, Subject: subject(conn), Connector: connector, Client: client.ID, Status: broker.ConnectionActive,
-		Scopes: scopes(), Renewable: true, CreatedAt: now, Lifetime: lifetime, Account: account(conn),
+		Scopes: scopes(), Renewable: true, CreatedAt: now, Lifetime: lifetime, Account: account(w.group(conn)),
 	}
 	consent, err := store.CreateConsent(context.Background(), broker.Consent{
 		ID: recordID(store, subject(conn), random), Tenant: tenant, Client: client.ID, Subject: subject(conn), Connector: connector, Scopes: scopes(),
@@ -105,6 +143,14 @@ func connect(store *vault.Store, p *provider, conn int, random *rand.Rand) (brok
 	}, "", nil)
 	if err != nil {
 		return made, fmt.Errorf("prepare a consent: %w", err)
+	}
+	if w.shared != nil {
+		made.SharedGrant = sharedProvider + "\x00" + made.Account.ID
+		spread := grant
+		spread.Scopes, spread.ScopesReported = scopes(), true
+		if made.SharedGeneration, err = store.Spread(context.Background(), made.SharedGrant, consent.ID, spread); err != nil {
+			return made, fmt.Errorf("prepare a shared grant: %w", err)
+		}
 	}
 	consent.Status, consent.Result = broker.ConsentCompleted, made.ID
 	entry := broker.Entry{
@@ -127,7 +173,11 @@ func (s *Simulator) Run(t *testing.T, plan Plan, plant Plant, trace bool) (resul
 	synctest.Test(t, func(t *testing.T) {
 		w.began, w.keyset = time.Now(), s.keyset
 		w.rng = rand.New(rand.NewPCG(plan.Seed, 2))
-		w.memory = s.base.Copy(time.Now)
+		begin := s.own
+		if plan.Shared {
+			begin = s.shared
+		}
+		w.memory = begin.memory.Copy(time.Now)
 		if plan.Failovers > 0 {
 			w.memory.KeepUndo()
 		}
@@ -135,20 +185,30 @@ func (s *Simulator) Run(t *testing.T, plan Plan, plant Plant, trace bool) (resul
 		if err != nil {
 			t.Fatal(err)
 		}
+		if plan.Shared {
+			w.shared = &sharedRecord{key: begin.grant, around: begin.around, states: make(map[string]sharedState)}
+		}
 		w.setup, w.provider = setup, newProvider(w, plan)
 		w.arrived = make(chan struct{}, 1)
 		w.leased, w.spooledFiles = make(map[leaseName]time.Time), make(map[string]*committing)
 		w.beside, w.states = make(map[string]*token), make(map[string]record)
 		w.prompt = plan.Prompt
 		w.consents, w.numbers = make(map[string]*grant), make(map[string]int, maxConns)
-		w.conns = s.conns
-		for conn, made := range s.conns {
-			g, _ := w.provider.newGrant(conn)
+		w.conns = begin.conns
+		for conn, made := range begin.conns {
+			g, _ := w.provider.newGrant(w.group(conn))
 			w.numbers[made.ID] = conn
-			rec := &record{generation: made.Generation, status: made.Status, token: g.tokens[0], grant: g, key: s.keys[conn], beside: strings.Replace(s.keys[conn], ":c:", ":x:", 1)}
+			rec := &record{generation: made.Generation, status: made.Status, token: g.tokens[len(g.tokens)-1], grant: g, key: begin.keys[conn], beside: strings.Replace(begin.keys[conn], ":c:", ":x:", 1)}
 			w.records = append(w.records, rec)
 			rec.token.landed = w.began
 			w.keepState(rec)
+		}
+		if plan.Shared {
+			fields := w.memory.data[begin.grant].hash
+			w.shared.token = w.records[len(w.records)-1].token
+			w.shared.generation, _ = strconv.ParseInt(fields["gen"], 10, 64) // the vault's own number
+			w.shared.token.generation = w.shared.generation
+			w.shared.states[fields["wid"]] = sharedState{token: w.shared.token, generation: w.shared.generation}
 		}
 		w.run()
 		setup.Close()

@@ -40,7 +40,7 @@ func quick(t *testing.T) {
 }
 
 // schedules runs as many as SIMULATION_SCHEDULES says, from the seed SIMULATION_FIRST on, and shows what fails.
-func schedules(t *testing.T, failovers bool) {
+func schedules(t *testing.T, draw func(seed uint64) Plan) {
 	t.Helper()
 	quick(t)
 	count, first := number(t, "SIMULATION_SCHEDULES", fewSchedules), number(t, "SIMULATION_FIRST", 1)
@@ -49,7 +49,7 @@ func schedules(t *testing.T, failovers bool) {
 	steps, failed := 0, 0
 	began := time.Now()
 	for seed := first; seed < first+count && failed < mostFailures; seed++ {
-		r := s.Run(t, Draw(seed, failovers), Plant{}, false)
+		r := s.Run(t, draw(seed), Plant{}, false)
 		sum.add(r.Tally)
 		steps += r.Steps
 		if len(r.Wrong) == 0 {
@@ -61,7 +61,7 @@ func schedules(t *testing.T, failovers bool) {
 			t.Errorf("seed %d: %s\nreplay: %s", seed, r.Wrong[0], replay)
 			continue
 		}
-		again := s.Run(t, Draw(seed, failovers), Plant{}, true)
+		again := s.Run(t, draw(seed), Plant{}, true)
 		t.Errorf("seed %d: %s\nreplay: %s\n%s", seed, strings.Join(r.Wrong, "\n"), replay, strings.Join(again.Trace, "\n"))
 	}
 	took := time.Since(began)
@@ -69,7 +69,19 @@ func schedules(t *testing.T, failovers bool) {
 }
 
 // TestSchedules: whatever goes wrong with processes, providers, disks, clocks and the way to the store, the promises hold.
-func TestSchedules(t *testing.T) { schedules(t, false) }
+func TestSchedules(t *testing.T) {
+	schedules(t, func(seed uint64) Plan { return Draw(seed, false) })
+}
 
 // TestFailovers: also if the store loses what it acknowledged.
-func TestFailovers(t *testing.T) { schedules(t, true) }
+func TestFailovers(t *testing.T) { schedules(t, func(seed uint64) Plan { return Draw(seed, true) }) }
+
+// TestSharedGrants: also where several connections hold one grant.
+func TestSharedGrants(t *testing.T) {
+	schedules(t, func(seed uint64) Plan { return Draw(seed, false).Share() })
+}
+
+// TestSharedFailovers: both.
+func TestSharedFailovers(t *testing.T) {
+	schedules(t, func(seed uint64) Plan { return Draw(seed, true).Share() })
+}

@@ -35,6 +35,18 @@ func (w *world) describe(steps []vault.Step) string {
 	return strings.Join(parts, " and ")
 }
 
+// namesIn are the names that a write sets, or all that it says.
+func namesIn(write vault.Write) []string {
+	if write.Kind != vault.WriteHashSet {
+		return write.Args
+	}
+	var names []string
+	for i := 0; i < len(write.Args); i += 2 {
+		names = append(names, write.Args[i])
+	}
+	return names
+}
+
 func (w *world) describeStep(step vault.Step) string {
 	var what []string
 	if step.Trail != nil {
@@ -54,6 +66,8 @@ func (w *world) describeStep(step vault.Step) string {
 		switch {
 		case kind == "x" && write.Kind == vault.WriteHashSet:
 			what = append(what, "put an alternate beside it")
+		case kind == "g":
+			what = append(what, "shared grant: "+string(write.Kind)+" "+strings.Join(namesIn(write), " "))
 		case kind != "c":
 		case owner && write.Kind == vault.WriteHashSet:
 			what = append(what, "take the lease")

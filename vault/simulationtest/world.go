@@ -25,7 +25,8 @@ type world struct {
 	began  time.Time
 
 	memory    *Memory
-	setup     *vault.Store // beside the gates
+	shared    *sharedRecord // nil: each connection has a grant of its own
+	setup     *vault.Store  // beside the gates
 	provider  *provider
 	conns     []broker.Connection // as they were at first
 	numbers   map[string]int      // of connections
@@ -119,6 +120,7 @@ type Tally struct {
 	LostStore   int // the store did not take it before the lease ended
 	// A failover took it back, and nobody who remembered it could write it back in time; or it took back who had the lease.
 	LostFailover int
+	LostConsent  int // another holder's refresh came between a consent, which ended its refresh token, and the store
 	Hasty        int // consent was asked for while another process held a usable refresh token
 	Saved        int // grants that came back from that
 }
@@ -127,8 +129,8 @@ type Tally struct {
 func (t Tally) String() string {
 	return fmt.Sprintf("%d tokens answered, %d refreshes at the provider, %d answers with a refresh token undelivered; %d grants lost, each explained: "+
 		"answer undelivered %d, process killed before it was kept %d, kept on its disk and too late %d, process stopped beyond its lease %d, store away beyond the lease %d, "+
-		"taken back by a failover %d; consent asked for while another process held a usable refresh token %d, back without the user %d",
-		t.Tokens, t.Refreshes, t.Undelivered, t.Lost, t.LostAnswer, t.LostKilled, t.LostOnDisk, t.LostStopped, t.LostStore, t.LostFailover, t.Hasty, t.Saved)
+		"taken back by a failover %d, spent by another one's consent %d; consent asked for while another process held a usable refresh token %d, back without the user %d",
+		t.Tokens, t.Refreshes, t.Undelivered, t.Lost, t.LostAnswer, t.LostKilled, t.LostOnDisk, t.LostStopped, t.LostStore, t.LostFailover, t.LostConsent, t.Hasty, t.Saved)
 }
 
 func (t *Tally) add(o Tally) {
@@ -142,6 +144,7 @@ func (t *Tally) add(o Tally) {
 	t.LostStopped += o.LostStopped
 	t.LostStore += o.LostStore
 	t.LostFailover += o.LostFailover
+	t.LostConsent += o.LostConsent
 	t.Hasty += o.Hasty
 	t.Saved += o.Saved
 }
