@@ -172,6 +172,14 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	if err != nil {
 		return false, err
 	}
+	held, err := s.heldBy(m)
+	if err == nil && held.SharedGrant != "" {
+		// Before there is a connection, as a consent does.
+		err = s.hold(ctx, held.SharedGrant, holderOf(held))
+	}
+	if err != nil {
+		return false, err
+	}
 	key, version := m.key(), m.versionField()
 	step := Step{
 		Checks: []Check{
@@ -218,6 +226,10 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 		switch r.Refused {
 		case 1: // erased
 			s.memory.forget(m)
+			if held.SharedGrant != "" {
+				_, err = s.Leave(ctx, held.SharedGrant, holderOf(held))
+			}
+			return false, err
 		case leasedOut:
 			return false, s.recordLost(ctx, m, seen, drafts)
 		}
@@ -227,6 +239,19 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	back.broughtBack = true
 	s.rememberIfRead(ctx, written{remembered: back}, r)
 	return r.Verdict == VerdictDone || r.Verdict == VerdictRepeated, nil
+}
+
+// heldBy is the connection that is to be a holder of a shared grant again, the zero Connection if it shares none: what the store lost
+// of it may have been that too.
+func (s *Store) heldBy(m *remembered) (broker.Connection, error) {
+	if m.consent || m.shared != "" || m.status == broker.ConnectionRevoked {
+		return broker.Connection{}, nil
+	}
+	conn, err := s.rememberedConnection(m)
+	if errors.Is(err, broker.ErrIntegrity) || errors.Is(err, broker.ErrNewerFormat) {
+		return broker.Connection{}, nil // it names no grant
+	}
+	return conn, err
 }
 
 // leasedOut is writeBack's check that nobody has the lease.
@@ -317,7 +342,7 @@ func (s *Store) rememberedConnection(m *remembered) (broker.Connection, error) {
 		return broker.Connection{}, err
 	}
 	private, _, err := s.openPrivate(m.tenant, m.id, conn.Status, record)
-	conn.Subject, conn.Account = private.Subject, private.Account.account()
+	conn.Subject, conn.Account, conn.SharedGrant = private.Subject, private.Account.account(), private.Shared
 	return conn, err
 }
 

@@ -163,20 +163,35 @@ func (s *Store) restoreIfBehind(ctx context.Context, c commit) (over bool, err e
 			return true, nil
 		case now.Generation > c.lease.Generation && c.outlives(now, record):
 			// It went on from before.
-			if _, done, err := s.follow(ctx, c, now, record); err != nil || done {
+			if err := s.restoreShared(ctx, c); err != nil {
 				return false, err
+			}
+			if next, done, err := s.follow(ctx, c, now, record); err != nil || done {
+				return false, errors.Join(err, s.heldAfter(ctx, next, done))
 			}
 			continue
 		case now.Generation > c.lease.Generation:
-			return now.Generation > c.lease.Generation+1, nil
+			// Of the connection nothing is missing; of what others hold too, something may be.
+			return now.Generation > c.lease.Generation+1, errors.Join(s.restoreShared(ctx, c), s.heldAfter(ctx, now, true))
 		case now.LastRefreshed.After(c.conn.LastRefreshed):
 			return false, nil
 		}
-		if _, done, err := s.restore(ctx, c, record); err != nil || done {
+		if err := s.restoreShared(ctx, c); err != nil {
 			return false, err
+		}
+		if next, done, err := s.restore(ctx, c, record); err != nil || done {
+			return false, errors.Join(err, s.heldAfter(ctx, next, done))
 		}
 	}
 	return false, nil
+}
+
+// heldAfter makes a connection that was brought back a holder of its shared grant, as it was.
+func (s *Store) heldAfter(ctx context.Context, conn broker.Connection, back bool) error {
+	if !back || conn.SharedGrant == "" {
+		return nil
+	}
+	return s.holdAgain(ctx, conn)
 }
 
 // tooOld tells that the trace of an erasure may be gone, so that an absent record may have been erased since.

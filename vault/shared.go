@@ -184,9 +184,13 @@ func bare(grant broker.Grant) broker.Grant {
 	return grant
 }
 
-func (s *Store) rememberShared(ctx context.Context, key, write string, r Result) {
-	shard, _ := hex.DecodeString(key[len("tb:{"):][:2])
-	s.remember(ctx, written{remembered: remembered{id: key, shared: key, shard: shard[0], write: write}}, r)
+// rememberShared is remember for the record of a shared grant, at that generation.
+func (s *Store) rememberShared(ctx context.Context, key, write string, generation int64, r Result) error {
+	shard, err := hex.DecodeString(key[len("tb:{"):][:2])
+	if err != nil {
+		return fmt.Errorf("shared grant: shard: %w", err)
+	}
+	return s.remember(ctx, written{remembered: remembered{id: key, shared: key, shard: shard[0], generation: generation, write: write}}, r)
 }
 
 // Spread implements broker.SharedGrants.
@@ -232,7 +236,9 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 		}
 		if r.Verdict != VerdictRefused {
 			if made.generation > 0 {
-				s.rememberShared(ctx, key, write, r)
+				if err := s.rememberShared(ctx, key, write, made.generation, r); err != nil {
+					return 0, fmt.Errorf("spread grant: %w", err)
+				}
 			}
 			return made.generation, nil
 		}
@@ -300,6 +306,26 @@ func (s *Store) hold(ctx context.Context, name string, connection broker.Holder)
 		}
 	}
 	return fmt.Errorf("hold shared grant: it keeps changing: %w", broker.ErrConflict)
+}
+
+// holdAgain is hold for a connection that should be a holder, as the store says no more. One that was revoked or erased meanwhile
+// becomes none: whoever does that says so in its record first.
+func (s *Store) holdAgain(ctx context.Context, conn broker.Connection) error {
+	if err := s.hold(ctx, conn.SharedGrant, holderOf(conn)); err != nil {
+		return err
+	}
+	shard, err := shardOf(conn.ID)
+	if err != nil {
+		return err
+	}
+	found, err := s.hashes(ctx, connectionKey(shard, conn.ID))
+	if err != nil {
+		return err
+	}
+	if record := found[0]; len(record) == 0 || broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionRevoked {
+		_, err = s.Leave(ctx, conn.SharedGrant, holderOf(conn))
+	}
+	return err
 }
 
 // Leave implements broker.SharedGrants. Without holders the record ends by itself after a while: until then a consent goes on

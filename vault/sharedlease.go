@@ -73,6 +73,18 @@ func (s *Store) takeShared(ctx context.Context, conn broker.Connection, owner st
 	if now.generation > conn.SharedGeneration {
 		got.Newer = &now.grant
 	}
+	if now.generation > 0 {
+		// Whoever wrote it may be gone when the store loses it, and what is taken over from it is in no other holder's record.
+		if err := s.rememberShared(ctx, key, string(r.Reads[0][fieldWrite]), now.generation, r); err != nil {
+			s.cfg.Log.DebugContext(ctx, "what a holder takes over from its grant is not remembered", "connection", conn.ID, "error", err)
+		}
+	}
+	if _, there := now.holders[conn.ID]; !there {
+		// The store lost that. Without it somebody who leaves could end the grant for this one.
+		if err := s.holdAgain(ctx, conn); err != nil {
+			return broker.SharedLease{}, 0, errors.Join(err, s.endShared(ctx, got))
+		}
+	}
 	deadline, err := strconv.ParseInt(string(r.Reads[0][fieldDeadline]), 10, 64)
 	if err != nil {
 		return broker.SharedLease{}, 0, fmt.Errorf("shared grant: deadline: %w", broker.ErrIntegrity)
@@ -151,6 +163,56 @@ func (s *Store) endShared(ctx context.Context, lease broker.SharedLease) error {
 	return nil
 }
 
+// restoreShared brings back, from a commit that was settled, what the store lost of the grant that several connections hold: for the
+// connection's record alone would leave the others with a refresh token that is used.
+func (s *Store) restoreShared(ctx context.Context, c commit) error {
+	shared := c.lease.Shared
+	if shared.Name == "" || c.grant.RefreshToken.IsZero() {
+		return nil
+	}
+	if shared.Adopted {
+		// At the generation that it was taken over at.
+		now, err := s.readShared(ctx, shared.Name)
+		if err != nil {
+			return err
+		}
+		if now.generation < shared.Generation {
+			if err := s.putShared(ctx, shared.Name, now.generation, shared.Generation, c); err != nil {
+				return err
+			}
+		}
+	} else if _, err := s.commitShared(ctx, c); err != nil {
+		return err
+	}
+	return nil
+}
+
+// putShared writes what the commit took over in the place of what the store was set back to. Somebody who was quicker stays.
+func (s *Store) putShared(ctx context.Context, name string, seen, generation int64, c commit) error {
+	fields, err := s.grantFields(name, generation, bare(c.grant), c.id)
+	if err != nil {
+		return err
+	}
+	key := s.sharedKey(name)
+	r, err := s.trails.direct(ctx, Step{
+		Settle: &Settle{Key: settleKeyOf(key)},
+		Checks: []Check{{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: c.id}, atGeneration(key, seen)},
+		Writes: []Write{
+			{Kind: WriteHashSet, Key: key, Args: fields},
+			// Whoever has the lease got an older token with it.
+			{Kind: WriteHashDelete, Key: key, Args: []string{fieldOwner, fieldDeadline}},
+		},
+		Reads: []Read{{Key: key, Fields: sharedFields()}},
+	})
+	if err != nil {
+		return fmt.Errorf("restore shared grant: %w", err)
+	}
+	if r.Verdict != VerdictRefused {
+		return s.rememberShared(ctx, key, c.id, generation, r)
+	}
+	return nil
+}
+
 // commitShared keeps what a refresh gave for all holders and ends the lease; it returns the generation that the
 // connection's tokens are of then. It comes before the connection's own record: a crash in between leaves tokens that each
 // holder takes over when it is next asked. Called again it finds its own write. Where a consent moved the grant on
@@ -189,7 +251,9 @@ func (s *Store) commitShared(ctx context.Context, c commit) (int64, error) {
 			return 0, fmt.Errorf("commit shared grant: %w", err)
 		}
 		if r.Verdict != VerdictRefused {
-			s.rememberShared(ctx, key, c.id, r)
+			if err := s.rememberShared(ctx, key, c.id, next, r); err != nil {
+				return 0, fmt.Errorf("commit shared grant: %w", err)
+			}
 			return next, nil
 		}
 		if r.Refused == 2 {

@@ -103,7 +103,7 @@ func (w *world) reread(rec *record) {
 
 // lost notes that a failover took the refresh token back.
 func (w *world) lost(t *token) {
-	if t.made != nil && t.told.IsZero() && t.settled.IsZero() {
+	if t.told.IsZero() && t.settled.IsZero() {
 		t.landed = time.Time{} // nobody was told, so nobody can remember it: as if the store had never had it
 		return
 	}

@@ -1,0 +1,134 @@
+package vaulttest
+
+import (
+	"path/filepath"
+	"time"
+
+	"tokenbroker/broker"
+	"tokenbroker/vault"
+)
+
+// What the store lost of a grant that several connections hold, and whoever wrote it is gone: found by vault/simulationtest.
+
+// savedKeys returns what sets the records back to what they are now.
+func (r *rig) savedKeys(keys ...string) (setBack func()) {
+	r.Helper()
+	var was [][]string
+	for _, key := range keys {
+		set := []string{"HSET", key}
+		for _, f := range lines(r.raw("HKEYS", key)) {
+			set = append(set, f, r.raw("HGET", key, f))
+		}
+		was = append(was, set)
+	}
+	return func() {
+		for i, key := range keys {
+			r.raw("DEL", key)
+			r.raw(was[i]...)
+		}
+	}
+}
+
+// testSharedSpool: the spool of a process that is gone brings back what its refresh gave to all holders, also what it had only taken
+// over, and also if the connection itself has lost nothing.
+func testSharedSpool(r *rig) {
+	before, key := r.keys("*}:g:*"), ""
+	for i, test := range []struct {
+		name      string
+		takenOver bool // by bob from alice
+		both      bool // the connection is set back too
+	}{{"refreshed", false, true}, {"refreshed, the grant alone lost", false, false}, {"taken over", true, true}} {
+		dir := filepath.Join(Dir(r), "spool")
+		gone, other := r.store(withSpool(dir)), r.store()
+		name, conns := r.holders(other, "alice"+test.name, "bob"+test.name, "carol"+test.name)
+		if key == "" {
+			key = r.sharedKey(before)
+		}
+		keys := []string{key}
+		if test.both {
+			keys = append(keys, r.connKey(other, conns[1]))
+		}
+		setBack := r.savedKeys(keys...)
+		if test.takenOver {
+			r.refreshShared(other, conns[0], "2")
+		}
+		lease, _ := r.begin(gone, conns[1], "b")
+		grant := r.grant("2")
+		if test.takenOver {
+			grant, lease.Shared.Adopted = *lease.Shared.Newer, true
+		}
+		if _, err := gone.CommitRefresh(r.ctx(), lease, conns[1], "", grant, nil); err != nil {
+			r.Fatal(err)
+		}
+		setBack()
+		r.raw("HDEL", key, "m:"+conns[1].ID)
+		if err := r.store(withSpool(dir)).ReplaySpool(r.ctx()); err != nil {
+			r.Fatal(err)
+		}
+		if token := r.sends(r.store(), conns[2], "c"); token != "2" {
+			r.Fatalf("%s: another holder sends %q", test.name, token)
+		}
+		if n, err := other.Holders(r.ctx(), name, broker.Holder{}); err != nil || n != 3*(i+1) {
+			r.Fatalf("%s: %d hold the grant, %v", test.name, n, err)
+		}
+	}
+}
+
+// refreshShared is a refresh of a connection that shares its grant.
+func (r *rig) refreshShared(s *vault.Store, conn broker.Connection, tokens string) {
+	r.Helper()
+	lease, _ := r.begin(s, conn, "x")
+	grant := r.grant(tokens)
+	grant.ObtainedAt = time.Now()
+	if _, err := s.CommitRefresh(r.ctx(), lease, conn, "", grant, nil); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// testSharedTakenOver: a process that has only taken over what another one was given brings it back, should that one be gone.
+func testSharedTakenOver(r *rig) {
+	gone, s := r.store(), r.store()
+	before := r.keys("*}:g:*")
+	_, conns := r.holders(gone, "alice", "bob", "carol")
+	setBack := r.savedKeys(r.sharedKey(before))
+	r.refreshShared(gone, conns[0], "2")
+	lease, _ := r.begin(s, conns[1], "b")
+	grant := *lease.Shared.Newer
+	lease.Shared.Adopted = true
+	if _, err := s.CommitRefresh(r.ctx(), lease, conns[1], "", grant, nil); err != nil {
+		r.Fatal(err)
+	}
+	setBack()
+	if err := s.Heal(r.ctx()); err != nil {
+		r.Fatal(err)
+	}
+	if token := r.sends(r.store(), conns[2], "c"); token != "2" {
+		r.Fatalf("another holder sends %q", token)
+	}
+}
+
+// testSharedHolderLost: the store lost who holds a grant. A refresh says it again, and so does who brings the connection back.
+func testSharedHolderLost(r *rig) {
+	s, other := r.store(), r.store()
+	before := r.keys("*}:g:*")
+	name, conns := r.holders(s, "alice", "bob")
+	alice, key := conns[0], r.sharedKey(before)
+	held := func(what string) {
+		r.Helper()
+		if n, err := other.Holders(r.ctx(), name, holderOf(conns[1])); err != nil || n != 1 {
+			r.Fatalf("%s: %d others hold the grant, %v", what, n, err)
+		}
+		r.raw("HDEL", key, "m:"+alice.ID)
+	}
+	held("at first")
+	r.sends(other, alice, "a")
+	held("after a refresh")
+	setBack := r.saved(s, alice)
+	r.refreshShared(s, alice, "2")
+	r.raw("HDEL", key, "m:"+alice.ID)
+	setBack()
+	if err := s.Heal(r.ctx()); err != nil {
+		r.Fatal(err)
+	}
+	held("after healing")
+}
