@@ -52,9 +52,9 @@ FIRST ?= 1
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, half of them with failovers.
 	@mkdir -p bin && $(GO) test -c -o bin/simulation.test ./vault/simulationtest
-	@pids=(); share=$$(( ($(SCHEDULES) / 2 + $(WORKERS) - 1) / $(WORKERS) )); \
+	@pids=(); share=$$(( ($(SCHEDULES) / 4 + $(WORKERS) - 1) / $(WORKERS) )); \
 	for ((i = 0; i < $(WORKERS); i++)); do \
-		SIMULATION_SCHEDULES=$$share SIMULATION_FIRST=$$(( $(FIRST) + i * share )) bin/simulation.test -test.v -test.timeout 24h -test.run '^(TestSchedules|TestFailovers)$$' & pids+=($$!); \
+		SIMULATION_SCHEDULES=$$share SIMULATION_FIRST=$$(( $(FIRST) + i * share )) bin/simulation.test -test.v -test.timeout 24h -test.run '^(TestSchedules|TestFailovers|TestSharedGrants|TestSharedFailovers)$$' & pids+=($$!); \
 	done; \
 	status=0; for pid in "$${pids[@]}"; do wait $$pid || status=1; done; exit $$status
 

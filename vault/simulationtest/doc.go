@@ -38,14 +38,15 @@
 //     in the memory of the process that says so or on its disk; and in the end none does while one can be reached anywhere;
 //   - each lost grant is explained: an answer that never arrived, a process that was killed before anything had kept it or
 //     stopped for longer than its lease, a store that did not take it before the lease ended; a failover that took it back
-//     while nobody who remembered it was there;
+//     while nobody who remembered it was there; a consent of another holder that was not stored yet;
+//   - a grant that several connections hold is revoked only when none does;
 //   - the audit chain verifies (in every fourth schedule; after a failover nothing but losses may be wrong with it).
 //
 // # What it can't see
 //
 // Goroutines of one process run between two gates without a break, so a crash or a stop comes only at a gate, or right behind
 // an answer. Requests to the provider that were given up are carried out before that or never. The providers' client, the
-// web and the API are not in it; nor are grants that several connections hold, narrowed tokens, rotations of the keyset, the
+// web and the API are not in it; nor are wrong clocks where connections share a grant, narrowed tokens, rotations of the keyset, the
 // circuit breaker (it takes three grants), the vault's watcher (the scheduler calls Heal as it would) and clocks that stand
 // still while a virtual machine is stopped. The store is one node: a cluster's are independent of each other. And it sees only
 // what Memory models: what real servers, disks and networks do is for the tests with real processes.

@@ -88,6 +88,7 @@ func randomWrite(r *rand.Rand) vault.Write {
 		vault.Write{Kind: vault.WriteSortedRemove, Key: pick(r, theIndex, theDues), Args: []string{member, "m0"}},
 		vault.Write{Kind: vault.WriteExpireAt, Key: hashKey(r), Args: []string{pick(r, soon, soon, soon, "1")}},
 		vault.Write{Kind: vault.WriteExpireIn, Key: hashKey(r), Args: []string{"3600000"}},
+		vault.Write{Kind: vault.WritePersist, Key: hashKey(r)},
 		vault.Write{Kind: vault.WriteDelete, Key: hashKey(r)},
 	)
 }

@@ -2,6 +2,7 @@ package simulationtest
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +114,30 @@ func (f forgetful) Write(ctx context.Context, name string, content []byte) error
 	return f.Remove(ctx, name)
 }
 
+// share makes it a plan of connections that hold one grant.
+func share(p *Plan) { *p = p.Share() }
+
+// ofShared tells whether the step sets the field of a shared grant.
+func ofShared(step *vault.Step, field string) bool {
+	return slices.ContainsFunc(step.Writes, func(w vault.Write) bool {
+		kind, _ := keyParts(w.Key)
+		_, ok := argument(w.Args, field)
+		return kind == "g" && w.Kind == vault.WriteHashSet && ok
+	})
+}
+
+// lonely is a store in which nobody sees who else holds a grant.
+type lonely struct{ vault.Backend }
+
+// Hashes is part of vault.Backend.
+func (l lonely) Hashes(ctx context.Context, keys []string) ([]map[string][]byte, error) {
+	found, err := l.Backend.Hashes(ctx, keys)
+	for _, record := range found {
+		maps.DeleteFunc(record, func(field string, _ []byte) bool { return strings.HasPrefix(field, "m:") })
+	}
+	return found, err
+}
+
 // TestFindsPlantedBugs: each of these is found within so many schedules.
 func TestFindsPlantedBugs(t *testing.T) {
 	within := number(t, "SIMULATION_PLANTED", 20_000)
@@ -192,6 +217,17 @@ func TestFindsPlantedBugs(t *testing.T) {
 			}
 		})},
 		{name: "a disk that keeps nothing", plant: Plant{Spool: func(f vault.SpoolFiles) vault.SpoolFiles { return forgetful{SpoolFiles: f} }}},
+		{name: "a lease on a shared grant that binds nobody", tune: share, plant: edited(func(step *vault.Step) {
+			if ofShared(step, "own") {
+				unchecked(step, "dl")
+			}
+		})},
+		{name: "a shared grant that its holders keep for themselves", tune: share, plant: edited(func(step *vault.Step) {
+			if ofShared(step, "g") {
+				step.Writes = slices.DeleteFunc(step.Writes, func(w vault.Write) bool { _, ok := argument(w.Args, "g"); return ok })
+			}
+		})},
+		{name: "a holder who ends the grant of all", tune: share, plant: Plant{Backend: func(b vault.Backend) vault.Backend { return lonely{b} }}},
 		{name: "a spool that is emptied too soon", plant: Plant{Spool: func(f vault.SpoolFiles) vault.SpoolFiles { return forgetful{SpoolFiles: f, loses: true} }}},
 	}
 	quick(t)
