@@ -249,8 +249,21 @@ func (w *world) renew(p *process) {
 	p.ended.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), whoKey{}, "consent"), 30*time.Second)
 		defer cancel()
-		_, _ = p.service.CompleteConsent(ctx, broker.Caller{Client: client, RequestID: "consent"}, id,
-			broker.Completion{Subject: subject(conn), Code: broker.NewSecret("BCDF-GHJK")}) // as above
+		for {
+			_, err := p.service.CompleteConsent(ctx, broker.Caller{Client: client, RequestID: "consent"}, id,
+				broker.Completion{Subject: subject(conn), Code: broker.NewSecret("BCDF-GHJK")}) // as above
+			if err == nil || w.shared == nil {
+				return
+			}
+			// Until it is completed nobody else has what all holders need: the client comes back, as it is told to.
+			select {
+			case <-time.After(2 * time.Second):
+			case <-p.killed:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
 	})
 	w.settle()
 }

@@ -241,7 +241,7 @@ const inSpool = "its spool"
 func (w *world) held(p *process, conn int, t *token) string {
 	rec := w.records[conn]
 	switch {
-	case rec.token == t:
+	case rec.token == t && (w.shared == nil || rec.status != broker.ConnectionRevoked): // of one that is gone no other holder has anything
 		return "the record"
 	case slices.Contains(w.alternates(conn), t):
 		return "the alternates"
