@@ -223,8 +223,9 @@ func (w *world) verdict(p *process, conn int) {
 			if w.shared != nil && w.shared.token == t {
 				continue // it came behind the last look at the grant: the connection goes on with it when it is next asked
 			}
+			// What another holder's refresh is storing brings this connection back once the store has it.
 			// A disk that does not let itself be read is no place to find anything.
-			if where := w.held(p, conn, t); where != "" && (where != inSpool || w.plan.DiskFaults == 0) {
+			if where := w.held(p, conn, t); where != "" && (where != inSpool || w.plan.DiskFaults == 0) && (where != inProcess || w.shared == nil) {
 				w.violate("connection %d: consent is asked for while %s is usable and lies in %s", conn, t.value, where)
 			}
 			elsewhere = elsewhere || w.reachable(t)
@@ -235,7 +236,7 @@ func (w *world) verdict(p *process, conn int) {
 	}
 }
 
-const inSpool = "its spool"
+const inSpool, inProcess = "its spool", "this very process"
 
 // held tells where the process could find the token, "" if nowhere.
 func (w *world) held(p *process, conn int, t *token) string {
@@ -248,7 +249,7 @@ func (w *world) held(p *process, conn int, t *token) string {
 	}
 	switch {
 	case !p.dead && t.made != nil && t.made.proc == p && t.given && t.settled.IsZero():
-		return "this very process"
+		return inProcess
 	case p.disk != nil && slices.ContainsFunc(p.disk.names, func(name string) bool { return w.waits(name, t) }):
 		return inSpool
 	}
