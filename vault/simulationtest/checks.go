@@ -220,7 +220,7 @@ func (w *world) verdict(p *process, conn int) {
 			if !w.provider.usable(t) {
 				continue
 			}
-			if w.shared != nil && w.shared.token == t {
+			if w.shared != nil && w.shared.token == t || w.overlapsConsent(t) {
 				continue // it came behind the last look at the grant: the connection goes on with it when it is next asked
 			}
 			// What another holder's refresh is storing brings this connection back once the store has it.

@@ -37,7 +37,7 @@ func (w *world) finally(conn int, c *caller) {
 		return // who asks once the token has ended, by clocks that were right when it was stored, finds that one
 	}
 	for _, t := range g.tokens {
-		if w.provider.usable(t) && w.reachable(t) {
+		if w.provider.usable(t) && w.reachable(t) && !w.overlapsConsent(t) {
 			w.violate("connection %d: consent is asked for, and %s is usable and can be reached", conn, t.value)
 			return
 		}

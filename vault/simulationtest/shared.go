@@ -148,3 +148,11 @@ func (w *world) whileConsenting(g *grant) bool {
 		})
 	})
 }
+
+// overlapsConsent tells whether the refresh token is of a refresh that was under way when a consent's code was exchanged. Which of
+// the two tokens the provider gave later nobody here can know: the one that was asked for later counts.
+func (w *world) overlapsConsent(t *token) bool {
+	return w.shared != nil && t.made != nil && slices.ContainsFunc(t.grant.tokens, func(given *token) bool {
+		return given.made == nil && t.made.lease.at.Before(given.born) && !t.made.at.Before(given.born)
+	})
+}
