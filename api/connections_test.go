@@ -211,14 +211,17 @@ func TestListConnectors(t *testing.T) {
 	b.service.listConnectors = func() []broker.Connector {
 		return []broker.Connector{{ID: "files", Name: "Files", Provider: "Rig", Category: "storage", Default: broker.NewScopeSet("r"),
 			Implied: broker.NewScopeSet("offline_access"), Scopes: []broker.ScopeInfo{
-				{Name: "r", Description: "Read your files", Access: broker.AccessRead}, {Name: "x", Sensitive: true}}}, {ID: "none"}}
+				{Name: "r", Description: "Read your files", Access: broker.AccessRead}, {Name: "x", Sensitive: true}}}, {ID: "none", Device: true},
+			{ID: "robot", Grant: broker.GrantClientCredentials}, {ID: "agent", Grant: broker.GrantJWTBearer, Impersonate: []string{"a"}}}
 	}
 	r := b.call("GET", "/v1/connectors", "")
 	want := map[string]any{"connectors": []any{
 		map[string]any{"id": "files", "name": "Files", "category": "storage", "default_scopes": []any{"r"}, "scopes": []any{
 			map[string]any{"name": "r", "description": "Read your files", "access": "read", "sensitive": false},
 			map[string]any{"name": "x", "description": "", "access": "other", "sensitive": true}}},
-		map[string]any{"id": "none", "name": "", "category": "", "default_scopes": []any{}, "scopes": []any{}}}}
+		map[string]any{"id": "none", "name": "", "category": "", "default_scopes": []any{}, "scopes": []any{}, "device": true},
+		map[string]any{"id": "robot", "name": "", "category": "", "default_scopes": []any{}, "scopes": []any{}, "grant": "client_credentials", "own": true},
+		map[string]any{"id": "agent", "name": "", "category": "", "default_scopes": []any{}, "scopes": []any{}, "grant": "jwt_bearer"}}}
 	if r.status != 200 || !reflect.DeepEqual(r.object, want) {
 		t.Errorf("answer is %d %s", r.status, r.text)
 	}

@@ -12,6 +12,11 @@ type connectorAnswer struct {
 	Category      string        `json:"category"`
 	Scopes        []scopeAnswer `json:"scopes"`
 	DefaultScopes []string      `json:"default_scopes"`
+	// Of connectors that obtain their tokens without a consent; Own: a token request names no subject.
+	Grant broker.GrantType `json:"grant,omitzero"`
+	Own   bool             `json:"own,omitzero"`
+	// Device: a consent can be given on another device.
+	Device bool `json:"device,omitzero"`
 }
 
 type scopeAnswer struct {
@@ -34,9 +39,17 @@ func (a *API) listConnectors(_ context.Context, in *request) (answer, error) {
 			scopes = append(scopes, scopeAnswer{Name: s.Name, Description: s.Description, Access: accessName(s.Access), Sensitive: s.Sensitive})
 		}
 		shown = append(shown, connectorAnswer{ID: c.ID, Name: c.Name, Category: c.Category, Scopes: scopes,
-			DefaultScopes: scopeArray(c.Default)})
+			DefaultScopes: scopeArray(c.Default), Grant: directGrant(c), Own: c.OfTenant(), Device: c.Device})
 	}
 	return ok(connectorsAnswer{Connectors: shown})
+}
+
+// directGrant names the grant that needs no consent, if the connector has such a one.
+func directGrant(c broker.Connector) broker.GrantType {
+	if c.Direct() {
+		return c.Grant
+	}
+	return ""
 }
 
 // accessName gives the access that has no name of its own one.

@@ -148,6 +148,32 @@ func TestBadFields(t *testing.T) {
 	}
 }
 
+// A token of the tenant's own has no subject; every other request needs one, also about a connector that there is not.
+func TestTokenWithoutSubject(t *testing.T) {
+	b := newBench(t)
+	var got broker.TokenRequest
+	b.service.issueToken = func(r broker.TokenRequest) (broker.Token, error) {
+		got = r
+		return broker.Token{AccessToken: broker.NewSecret("at"), Connector: r.Connector, Connection: "c1", ExpiresAt: testTime}, nil
+	}
+	for _, body := range []string{`{"connector":"robot","scopes":["r"]}`, `{"connector":"robot","subject":"","scopes":["r"]}`} {
+		got = broker.TokenRequest{}
+		if r := b.call("POST", "/v1/tokens", body); r.status != 200 || got.Connector != "robot" || got.Subject != "" || !got.Scopes.Has("r") {
+			t.Errorf("answer is %d %s for %+v", r.status, r.text, got)
+		}
+	}
+	calls := b.service.calls()
+	for _, body := range []string{`{"connector":"files"}`, `{"connector":"files","subject":""}`, `{"connector":"nothing"}`, `{}`, `{"connector":"robot","connection":"a b"}`} {
+		b.call("POST", "/v1/tokens", body).refused(t, http.StatusBadRequest, broker.CodeInvalidRequest)
+	}
+	for _, body := range []string{`{"connector":"robot"}`} {
+		b.call("POST", "/v1/consents", body).refused(t, http.StatusBadRequest, broker.CodeInvalidRequest)
+	}
+	if n := b.service.calls(); n != calls {
+		t.Errorf("the service was called %d times", n-calls)
+	}
+}
+
 func TestTokensHasNoGet(t *testing.T) {
 	b := newBench(t)
 	for _, method := range []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "BREW"} {

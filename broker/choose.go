@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
 // choose finds the one connection that a token request means, active and with all scopes asked for. Everything else is
 // an error that says what the caller should do: ask the user for consent, or which account is meant.
 func (s *Service) choose(ctx context.Context, caller Caller, req TokenRequest, asked ask) (Connection, error) {
+	if asked.connector.Direct() {
+		return s.standing(ctx, caller, req, asked)
+	}
 	all, unreadable := s.ofSubject(ctx, caller, req.Subject, asked.connector.ID)
+	all = slices.DeleteFunc(all, func(c Connection) bool { return c.Direct }) // of the time before the operator changed the grant
 	conn, reason, err := pick(all, req.Connection)
 	if unreadable != nil && (req.Connection == "" || err != nil) {
 		return Connection{}, unreadable // the one that is meant may be among those that can't be read

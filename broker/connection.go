@@ -63,6 +63,9 @@ type Connection struct {
 
 	// Generation grows by one with every write of the record. A write names the generation that it was made from.
 	Generation int64
+
+	// Direct: the connector's own credentials obtain its tokens (direct.go); there is no refresh token, and nobody consented.
+	Direct bool
 }
 
 // AccessTokenInfo describes a stored access token without holding it.
@@ -84,6 +87,9 @@ func (c Connection) Token(key string) (AccessTokenInfo, bool) {
 	return AccessTokenInfo{}, false
 }
 
+// renews tells that another token can be had without asking anybody.
+func (c Connection) renews() bool { return c.Renewable || c.Direct }
+
 // longestRetry is more than any pause after a failure: what a provider may ask for (ten minutes) and a fifth of that.
 const longestRetry = 15 * time.Minute
 
@@ -99,7 +105,7 @@ func (c Connection) retryIn(now time.Time) time.Duration {
 
 // ExpiresAt is when the grant, as far as known, will end without another consent: zero when it renews itself.
 func (c Connection) ExpiresAt() time.Time {
-	if c.Renewable {
+	if c.renews() {
 		return c.RefreshExpiry
 	}
 	var latest time.Time

@@ -258,7 +258,7 @@ func (s *Service) target(ctx context.Context, caller Caller, consent Consent) (C
 			}
 			continue
 		}
-		if c.Status != ConnectionRevoked && c.Account.ID == consent.Account.ID {
+		if c.Status != ConnectionRevoked && !c.Direct && c.Account.ID == consent.Account.ID {
 			return c, nil
 		}
 	}

@@ -18,6 +18,10 @@ func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentR
 	if err != nil {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
 	}
+	if asked.connector.Direct() {
+		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req,
+			Errorf(CodeInvalidRequest, "connector %s obtains its tokens with its own credentials; nobody has to consent", asked.connector.ID))
+	}
 	consent, err := s.createConsent(ctx, caller, req, asked, "")
 	if err != nil {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)

@@ -176,7 +176,7 @@ func (s *Service) connector(id string) Connector {
 // scheduled returns the connection with the time at which the background looks after it next.
 func (s *Service) scheduled(conn Connection) Connection {
 	conn.RefreshAt = time.Time{}
-	if !conn.Renewable || conn.Status != ConnectionActive {
+	if !conn.renews() || conn.Status != ConnectionActive {
 		return conn
 	}
 	conn.RefreshAt = earliest(s.tokenDue(conn), s.idleDue(conn))
@@ -246,7 +246,7 @@ func (s *Service) lookAfter(ctx context.Context, conn Connection, provider strin
 	why, next := s.whyEarly(conn, connector)
 	switch {
 	case s.early.has(grantOf(conn)): // it stays due until its outcome is stored
-	case !configured || !known:
+	case !configured || !known || !mayStand(connector, conn):
 		// The operator took it away and may bring it back. Until then nobody asks for it, and nothing is sent.
 		s.reschedule(ctx, conn, now.Add(time.Hour))
 	case why == "":
@@ -273,7 +273,7 @@ func (s *Service) lookAfter(ctx context.Context, conn Connection, provider strin
 
 // whyEarly tells why the grant should be refreshed now; else when to look at it again.
 func (s *Service) whyEarly(conn Connection, connector Connector) (why string, next time.Time) {
-	if !conn.Renewable || conn.Status != ConnectionActive {
+	if !conn.renews() || conn.Status != ConnectionActive {
 		return "", time.Time{}
 	}
 	now := s.cfg.Now()

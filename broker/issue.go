@@ -29,6 +29,9 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 	if err != nil {
 		return Token{}, s.refused(ctx, caller, req, req.Scopes, err)
 	}
+	if err := asked.admitSubject(req.Subject); err != nil {
+		return Token{}, s.refused(ctx, caller, req, asked.scopes, err)
+	}
 	for range releaseAttempts {
 		// 2. The connection: of this tenant and subject, or none. What is missing becomes consent_required with its link.
 		conn, err := s.choose(ctx, caller, req, asked)
@@ -90,6 +93,9 @@ type want struct {
 
 // plan decides which token serves the request. It reads, and changes nothing.
 func plan(asked ask, req TokenRequest, conn Connection, now time.Time) (want, error) {
+	if asked.connector.Direct() {
+		return planDirect(asked, req, conn, now), nil
+	}
 	w := want{minTTL: DefaultMinTTL}
 	if req.MinTTL != nil {
 		w.minTTL, w.stated = *req.MinTTL, true
@@ -174,7 +180,7 @@ func (s *Service) release(ctx context.Context, caller Caller, req TokenRequest, 
 	}
 	// The refresh may have brought less than there was (threat 43): then the user must be asked, as for any missing scope.
 	if !info.Scopes.Covers(asked.scopes) {
-		if w.key != "" {
+		if w.key != "" || conn.Direct {
 			return Token{}, s.refused(ctx, caller, req, asked.scopes,
 				Errorf(CodeAccessDenied, "the provider did not give a token with all scopes asked for"))
 		}

@@ -1,6 +1,9 @@
 package broker
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // This file holds every rule about who may have what. The rules are pure: they read what they are given.
 
@@ -16,7 +19,7 @@ type ask struct {
 // admit decides whether the client may ask this connector for these scopes.
 func admit(client Client, connectors Connectors, connectorID string, named ScopeSet) (ask, error) {
 	connector, ok := connectors.Connector(connectorID)
-	if !ok {
+	if !ok || !ofTenant(connector, client.Tenant) {
 		return ask{}, Errorf(CodeNotFound, "there is no connector of that id; GET /v1/connectors lists those that you may use")
 	}
 	if !mayUse(client, connector.ID) {
@@ -43,6 +46,47 @@ func admit(client Client, connectors Connectors, connectorID string, named Scope
 		}
 	}
 	return ask{connector: connector, scopes: scopes, ceiling: client.Scopes}, nil
+}
+
+// mayStand tells whether the connector, as it is configured now, still obtains tokens for the connection in the way that
+// made it, for that tenant and subject.
+func mayStand(c Connector, conn Connection) bool {
+	return conn.Direct == c.Direct() && (!conn.Direct || ofTenant(c, conn.Tenant) && mayActFor(c, conn.Subject))
+}
+
+// ofTenant tells whether the connector is there for that tenant.
+func ofTenant(c Connector, tenant string) bool {
+	return c.Tenants == nil || slices.Contains(c.Tenants, tenant)
+}
+
+// mayActFor tells whether a direct grant may be for that subject: for none, if its tokens are the tenant's own, else for
+// one that the operator listed, by name or as *@DOMAIN.
+func mayActFor(c Connector, subject string) bool {
+	if c.OfTenant() {
+		return subject == ""
+	}
+	return slices.ContainsFunc(c.Impersonate, func(pattern string) bool {
+		domain, all := strings.CutPrefix(pattern, "*@")
+		if !all {
+			return subject == pattern && subject != ""
+		}
+		name, at, ok := strings.Cut(subject, "@")
+		return ok && name != "" && at == domain
+	})
+}
+
+// admitSubject decides whether the request may be about that subject, given what the connector's tokens are for.
+func (a ask) admitSubject(subject string) error {
+	c := a.connector
+	switch {
+	case c.OfTenant() && subject != "":
+		return Errorf(CodeInvalidRequest, "connector %s's tokens are the tenant's own and no user's: leave subject out", c.ID)
+	case !c.OfTenant() && subject == "":
+		return Errorf(CodeInvalidRequest, "subject is missing: send your id of the end user")
+	case c.Direct() && !mayActFor(c, subject):
+		return Errorf(CodeAccessDenied, "connector %s may not act for this subject; the operator allows it under connectors: impersonate", c.ID)
+	}
+	return nil
 }
 
 func errConnectorDenied(connector string) *Error {

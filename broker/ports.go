@@ -24,6 +24,9 @@ type Connections interface {
 	// entry; both or neither, in one step. It is the only way by which an access token leaves. ErrConflict when the record
 	// moved on, ErrNotFound when it is gone, ErrIntegrity when the token does not open (then no entry is written).
 	Release(ctx context.Context, conn Connection, tokenKey string, entry Entry) (Secret, error)
+	// Establish stores a new connection that has no token yet (Connection.Direct). once says what must not be made twice at the
+	// same time for this subject: ErrConflict if another connection was established under it, until then. Durable.
+	Establish(ctx context.Context, conn Connection, once string, until time.Time) (Connection, error)
 }
 
 // ConnectionFilter selects connections; zero fields select nothing out.
@@ -232,6 +235,14 @@ type Connector struct {
 	Default ScopeSet // asked when a request names none
 	// Implied scopes are added by the broker itself (offline access, identity): they count neither as asked nor against a ceiling.
 	Implied ScopeSet
+	// Grant is how tokens are obtained; "" is GrantAuthorizationCode. Of a direct grant Implied is empty.
+	Grant GrantType
+	// Impersonate are the subjects that a direct grant may act for, each whole or as *@DOMAIN; none: its tokens are the tenant's own.
+	Impersonate []string
+	// Device: users may consent on another device (RFC 8628).
+	Device bool
+	// Tenants that the connector is there for; nil: all.
+	Tenants []string
 	// SharedGrants, if set, names the OAuth client at the provider: whoever connects the same account through it gets the one
 	// chain of refresh tokens that this account has there, so that several connections hold it together (Slack's bot tokens).
 	SharedGrants string
@@ -291,6 +302,8 @@ type Upstream interface {
 	// Refresh uses the refresh token once (RFC 6749 section 6). Whatever else is odd about the answer: if a token is in it,
 	// the grant with it is returned.
 	Refresh(ctx context.Context, connector string, req RefreshRequest) (Grant, error)
+	// Obtain asks for a token with the connector's own credentials (RFC 6749 section 4.4, RFC 7523 section 2.1). It may be repeated.
+	Obtain(ctx context.Context, connector string, req ObtainRequest) (Grant, error)
 	// Revoke ends the grant (RFC 7009 or the provider's own way). ErrRevokeUnsupported where it has none.
 	Revoke(ctx context.Context, connector string, req RevokeRequest) error
 }

@@ -45,7 +45,7 @@ func (s *Service) ownConnection(ctx context.Context, caller Caller, id string) (
 // effective is the connection with its end applied: one that can't be renewed needs consent once its tokens ended, also
 // if nobody has asked for one since.
 func effective(c Connection, now time.Time) Connection {
-	if c.Status != ConnectionActive || c.Renewable {
+	if c.Status != ConnectionActive || c.renews() {
 		return c
 	}
 	for _, t := range c.Tokens {
@@ -133,6 +133,9 @@ func (s *Service) SubjectConnectors(ctx context.Context, caller Caller, subject 
 	}
 	var rows []SubjectConnector
 	for _, connector := range s.ListConnectors(caller) {
+		if connector.OfTenant() {
+			continue // there is nothing of it that a user could connect
+		}
 		row := SubjectConnector{Connector: connector}
 		for _, c := range all {
 			if c.Connector == connector.ID && c.Status != ConnectionRevoked {
@@ -148,7 +151,7 @@ func (s *Service) SubjectConnectors(ctx context.Context, caller Caller, subject 
 func (s *Service) ListConnectors(caller Caller) []Connector {
 	var mine []Connector
 	for _, c := range s.cfg.Connectors.All() {
-		if !mayUse(caller.Client, c.ID) {
+		if !mayUse(caller.Client, c.ID) || !ofTenant(c, caller.Client.Tenant) {
 			continue
 		}
 		if ceiling := caller.Client.Scopes; ceiling != nil {

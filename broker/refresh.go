@@ -213,6 +213,9 @@ func doneSince(first, now Connection, w want) bool {
 // mayTry keeps requests from a provider that just failed for this grant or for everybody, or that refuses our client.
 func (r *refresher) mayTry(conn Connection) error {
 	if wait := conn.retryIn(r.s.cfg.Now()); wait > 0 {
+		if conn.Error == string(CodeProviderMisconfigured) {
+			return misconfigured(errRefused)
+		}
 		return unavailable(wait, errors.New("the last refresh of this grant failed; the next try is due later"))
 	}
 	return shut(r.circuits.wait(r.line(conn)))
@@ -308,6 +311,9 @@ func (r *refresher) insist(ctx context.Context, lease Lease, write func(context.
 // send is the one POST, and what follows from its outcome. A crash before it leaves a lease that runs out; a crash after
 // it leaves the grant in doubt until the old refresh token is tried again (faults.md, step 7).
 func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, lease Lease, token Secret) (Connection, error) {
+	if conn.Direct {
+		return r.obtain(ctx, run, conn, lease)
+	}
 	if token.IsZero() {
 		return r.fail(ctx, run, conn, lease, dead(conn, ErrorExpired), nil)
 	}
@@ -359,9 +365,7 @@ func (r *refresher) post(ctx context.Context, conn Connection, lease Lease, toke
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	sent := r.s.cfg.Now()
-	grant, err := r.s.cfg.Upstream.Refresh(limited, conn.Connector, RefreshRequest{
-		RefreshToken: token, Scopes: conn.Scopes, Narrow: w.narrow, RedirectURI: r.s.redirectURI(conn.Connector), Vars: conn.Vars,
-	})
+	grant, err := r.ask(limited, conn, token, w)
 	grant.ObtainedAt = sent
 	to := r.line(conn)
 	for _, c := range r.circuits.report(to, err) {

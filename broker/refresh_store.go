@@ -15,6 +15,9 @@ import (
 func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection, lease Lease, grant Grant) (Connection, error) {
 	grant = bounded(grant, r.s.cfg.Now())
 	next, lost := renewed(conn, grant, run.want, r.s.cfg.Now())
+	if conn.Direct {
+		next, lost = r.s.obtained(conn, grant, run.want), ScopeSet{}
+	}
 	next = r.s.scheduled(next)
 	entries, err := r.refreshedEntries(run, next, lost)
 	missing := grant.Withheld

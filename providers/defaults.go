@@ -28,6 +28,7 @@ func (d *Definition) withDefaults() *Definition {
 	def(&c.ScopeSeparator, " ")
 	def(&c.LoginHintParameter, "login_hint")
 	def(&c.Rotation, "strict")
+	c.grantDefaults()
 	def(&c.TokenRequest.Format, "form")
 	def(&c.TokenRequest.RefreshTokenIn, "body")
 	if c.RefreshResponse == nil {

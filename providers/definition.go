@@ -36,10 +36,16 @@ type Definition struct {
 	// required where the metadata says so.
 	AuthorizationResponseIss string `yaml:"authorization_response_iss"`
 
+	// Grants are the ways to a token that the provider is known to offer: authorization_code, client_credentials, jwt_bearer,
+	// device_code. Default authorization_code.
+	Grants []string `yaml:"grants"`
+
 	AuthorizationEndpoint string `yaml:"authorization_endpoint"`
 	TokenEndpoint         string `yaml:"token_endpoint"`
 	RevocationEndpoint    string `yaml:"revocation_endpoint"`
 	UserinfoEndpoint      string `yaml:"userinfo_endpoint"`
+	// DeviceAuthorizationEndpoint is where a consent on a device without a browser begins (RFC 8628 section 3.1).
+	DeviceAuthorizationEndpoint string `yaml:"device_authorization_endpoint"`
 
 	// TokenEndpointAuthMethod is client_secret_basic, client_secret_post or none (RFC 7591 section 2). Never guessed: left
 	// out, the metadata must leave exactly one possibility.
@@ -112,6 +118,9 @@ type Definition struct {
 	CallbackExtra []Extra `yaml:"callback_extra"`
 
 	TokenRequest TokenRequest `yaml:"token_request"`
+	// ClientCredentials and JWTBearer say how those grants are asked for.
+	ClientCredentials ClientCredentials `yaml:"client_credentials"`
+	JWTBearer         JWTBearer         `yaml:"jwt_bearer"`
 	// TokenResponse maps the answer to a code; RefreshResponse the answer to a refresh. Default for the latter: the former.
 	TokenResponse   *TokenResponse `yaml:"token_response"`
 	RefreshResponse *TokenResponse `yaml:"refresh_response"`

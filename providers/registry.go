@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"tokenbroker/broker"
 )
 
@@ -50,6 +52,15 @@ type ConnectorConfig struct {
 	DefaultScopes []string      // default: all of Scopes
 	Vars          map[string]string
 
+	// Grant is how tokens are obtained; default authorization_code. Device: users may consent on another device, too.
+	Grant  string
+	Device bool
+	// Tenants that the connector is there for; required where its own credentials obtain tokens, else default all.
+	Tenants []string
+	// Assertion is for grant jwt_bearer, and so is Impersonate: the subjects that it acts for, each whole or as *@DOMAIN.
+	Assertion   AssertionConfig
+	Impersonate []string
+
 	// Line in the configuration, and Key ("connectors[0]"), for messages; may be left out.
 	Line int
 	Key  string
@@ -82,6 +93,7 @@ type server struct {
 	spell  map[string]string // folded scope -> the spelling that requests use
 	meta   *metadataCache
 	jwks   *jwksCache
+	signer jose.Signer // of assertions; nil: there are none
 }
 
 // New checks the configuration and makes a Registry. It sends nothing. An error about the configuration is Problems,
@@ -207,7 +219,7 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 	switch method := d.TokenEndpointAuthMethod; {
 	case method == authNone && !c.ClientSecret.IsZero():
 		add("client_secret", "is set, but %s has token_endpoint_auth_method none: leave one out", c.Provider)
-	case (method == authBasic || method == authPost) && c.ClientSecret.IsZero():
+	case (method == authBasic || method == authPost) && c.ClientSecret.IsZero() && !(c.Grant == string(broker.GrantJWTBearer) && d.JWTBearer.ClientAuth == authNone):
 		add("client_secret", "is missing: %s authenticates its clients by %s", c.Provider, method)
 	}
 	s.vars = map[string]string{}
@@ -245,6 +257,7 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 		}
 	}
 	s.scopes(f.product, add)
+	s.grant(add)
 	if f.def.broken {
 		return nil, problems // its own problems were reported to whoever parsed it
 	}

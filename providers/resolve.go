@@ -20,14 +20,20 @@ type purpose int
 const (
 	forFlow    purpose = iota // authorization and exchange: the fingerprint covers both
 	forRefresh                // token endpoint
+	forToken                  // token endpoint, for a direct grant
 	forRevoke
 	forUserinfo
 )
+
+// needsToken tells that nothing can be done without the token endpoint.
+func (p purpose) needsToken() bool { return p == forFlow || p == forRefresh || p == forToken }
 
 func (e endpoints) suffices(p purpose) bool {
 	switch p {
 	case forFlow:
 		return e.authorization != "" && e.token != "" && e.method != ""
+	case forToken:
+		return e.token != "" && e.method != ""
 	case forRefresh:
 		return e.refresh != "" && e.method != ""
 	case forRevoke:
@@ -54,7 +60,7 @@ func (r *Registry) resolve(ctx context.Context, s *server, p purpose, vars map[s
 		}
 		return endpoints{}, err
 	}
-	if e.method == "" && (m.Issuer != "" || p == forFlow || p == forRefresh) {
+	if e.method == "" && (m.Issuer != "" || p.needsToken()) {
 		if m.Issuer == "" {
 			return endpoints{}, forged("the issuer publishes no metadata: set token_endpoint_auth_method")
 		}
@@ -72,8 +78,8 @@ func (r *Registry) resolve(ctx context.Context, s *server, p purpose, vars map[s
 	if s.def.AuthorizationResponseIss == "" {
 		e.issRequired = m.IssParameter
 	}
-	if (p == forFlow || p == forRefresh) && !e.suffices(p) {
-		return endpoints{}, forged("neither configuration nor metadata has authorization_endpoint and token_endpoint")
+	if p.needsToken() && !e.suffices(p) {
+		return endpoints{}, forged("neither configuration nor metadata has the endpoints that are needed: authorization_endpoint, token_endpoint")
 	}
 	return e, nil
 }

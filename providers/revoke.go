@@ -18,6 +18,9 @@ func (r *Registry) Revoke(ctx context.Context, connector string, req broker.Revo
 	if err != nil {
 		return err
 	}
+	if s.view.Direct() && s.def.Revocation.Ends != "grant" {
+		return broker.ErrRevokeUnsupported // it would take the app out of the account, and not this token alone
+	}
 	if s.def.Revocation.Unsupported || s.def.RevocationEndpoint == "" && !s.def.discovers() {
 		return broker.ErrRevokeUnsupported
 	}

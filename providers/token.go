@@ -158,6 +158,7 @@ func (s *server) authenticate(method string, header http.Header, params url.Valu
 	case authPost:
 		params.Set("client_id", id)
 		params.Set("client_secret", secret)
+	case authAssertion: // the assertion in params says it
 	default: // none: a public client names itself (RFC 6749 section 3.2.1)
 		params.Set("client_id", id)
 	}

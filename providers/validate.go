@@ -16,7 +16,7 @@ var idPattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$`)
 // reservedParams belong to the flow; a definition can't set or replace them (RFC 6749 section 4.1.1, RFC 7636, RFC 9101,
 // RFC 9126).
 var reservedParams = []string{"response_type", "client_id", "client_secret", "redirect_uri", "state", "scope", "code", "code_challenge",
-	"code_challenge_method", "code_verifier", "grant_type", "refresh_token", "nonce", "request", "request_uri"}
+	"code_challenge_method", "code_verifier", "grant_type", "refresh_token", "nonce", "request", "request_uri", "assertion", "device_code"}
 
 var errorClasses = []string{string(broker.ClassGrantDead), string(broker.ClassClientRefused), string(broker.ClassThrottled),
 	string(broker.ClassInDoubt), string(broker.ClassRefused)}
@@ -65,6 +65,7 @@ func (d *Definition) validate() Problems {
 	v.oneOf("rotation", d.Rotation, "none", "grace", "strict")
 	v.vars()
 	v.endpoints()
+	v.grants()
 	v.scopes()
 	v.params("authorization_params", d.AuthorizationParams)
 	if mode, ok := d.AuthorizationParams["response_mode"]; ok && mode != "query" {
@@ -173,6 +174,7 @@ func (v *validation) endpoints() {
 		check(fmt.Sprintf("lookups[%d].endpoint", i), l.Endpoint, parseEndpoint)
 	}
 	check("userinfo_endpoint", d.UserinfoEndpoint, parseEndpoint)
+	check("device_authorization_endpoint", d.DeviceAuthorizationEndpoint, parseEndpoint)
 	for i, host := range d.EndpointHosts {
 		if u, err := url.Parse("https://" + host); err != nil || u.Host != host || host == "" {
 			v.add("endpoint_hosts", "entry %d must be a host or host:port", i+1)
@@ -186,7 +188,7 @@ func (v *validation) endpoints() {
 		{"token_endpoint", d.TokenEndpoint, "its URL"},
 		{"token_endpoint_auth_method", d.TokenEndpointAuthMethod, "client_secret_basic, client_secret_post or none, as the provider's documentation says"},
 	} {
-		if e.value == "" {
+		if e.value == "" && !(e.key == "authorization_endpoint" && len(d.Grants) > 0 && !d.offersGrant("authorization_code")) {
 			v.add(e.key, "is missing, and there is no issuer to discover it from: set it to %s", e.example)
 		}
 	}

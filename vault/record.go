@@ -70,6 +70,8 @@ type header struct {
 	// RefreshEpoch is the generation whose write put the refresh token there: an older token under this header does not open.
 	// For a provider that rotates strictly its use would end the grant (RFC 9700 section 4.14.2).
 	RefreshEpoch int64 `json:"rg,omitempty"`
+	// Direct: no consent made the connection, and its connector's own credentials obtain its tokens.
+	Direct bool `json:"di,omitempty"`
 }
 
 type headerToken struct {
@@ -145,7 +147,7 @@ func (a storedAccount) account() broker.Account {
 
 func headerOf(c broker.Connection) header {
 	h := header{
-		Client: c.Client, Connector: c.Connector, Error: c.Error, Scopes: c.Scopes.All(), Renewable: c.Renewable,
+		Client: c.Client, Connector: c.Connector, Error: c.Error, Scopes: c.Scopes.All(), Renewable: c.Renewable, Direct: c.Direct,
 		Lifetime: c.Lifetime.Milliseconds(), FailingSince: millis(c.FailingSince), RetryAt: millis(c.RetryAt), Failures: c.Failures,
 		CreatedAt: millis(c.CreatedAt), LastRefreshed: millis(c.LastRefreshed), RefreshExpiry: millis(c.RefreshExpiry),
 		RefreshAt: millis(c.RefreshAt), SharedGeneration: c.SharedGeneration,
@@ -165,7 +167,7 @@ func stored(c broker.Connection) broker.Connection {
 }
 
 func (h header) fill(c *broker.Connection) {
-	c.Client, c.Connector, c.Error, c.Renewable, c.Failures = h.Client, h.Connector, h.Error, h.Renewable, h.Failures
+	c.Client, c.Connector, c.Error, c.Renewable, c.Direct, c.Failures = h.Client, h.Connector, h.Error, h.Renewable, h.Direct, h.Failures
 	c.Scopes = broker.NewScopeSet(h.Scopes...)
 	c.Lifetime = time.Duration(h.Lifetime) * time.Millisecond
 	c.FailingSince, c.RetryAt = fromMillis(h.FailingSince), fromMillis(h.RetryAt)

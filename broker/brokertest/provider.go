@@ -67,6 +67,7 @@ type Provider struct {
 	Reuses    int
 	Exchanges int
 	Revoked   []string
+	Obtained  []Obtained // by direct grants
 }
 
 type grant struct {

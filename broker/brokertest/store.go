@@ -195,6 +195,23 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, key string,
 	return r.access[key], nil
 }
 
+// Establish is part of broker.Connections.
+func (s *Store) Establish(ctx context.Context, conn broker.Connection, once string, until time.Time) (broker.Connection, error) {
+	done, err := s.enter(ctx, "Establish")
+	if err != nil {
+		return broker.Connection{}, err
+	}
+	defer done()
+	mark := strings.Join([]string{"establish", conn.Tenant, conn.Subject, once}, "\x00")
+	if s.records[conn.ID] != nil || s.Now().Before(s.once[mark]) {
+		return broker.Connection{}, broker.ErrConflict
+	}
+	s.once[mark] = until
+	conn.Generation = 1
+	s.records[conn.ID] = &record{conn: conn, seq: int64(len(s.records))}
+	return conn, nil
+}
+
 // BeginRefresh is part of broker.Refreshes.
 func (s *Store) BeginRefresh(ctx context.Context, conn broker.Connection, owner string, lease time.Duration) (broker.Lease, broker.Secret, error) {
 	asked := s.Now()

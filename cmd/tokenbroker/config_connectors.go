@@ -19,7 +19,8 @@ func (o object) connectors() []providers.ConnectorConfig {
 	nodes, _ := o.list("connectors")
 	first := map[string]int{}
 	for i, n := range nodes {
-		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "notice_secret", "scopes", "default_scopes", "vars", "pkce")
+		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "notice_secret", "scopes", "default_scopes", "vars", "pkce",
+			"grant", "device", "tenants", "assertion", "impersonate")
 		if !ok {
 			continue
 		}
@@ -50,9 +51,34 @@ func (o object) connectors() []providers.ConnectorConfig {
 		connector.DefaultScopes = plain(defaults)
 		connector.Vars = c.vars()
 		connector.PKCE = c.text("pkce", "", oneLine)
+		c.grant(&connector)
 		out = append(out, connector)
 	}
 	return out
+}
+
+// grant reads how the connector's tokens are obtained.
+func (o object) grant(connector *providers.ConnectorConfig) {
+	connector.Grant, connector.Device = o.text("grant", "", oneLine), o.truth("device")
+	if tenants, given := o.texts("tenants", clientID); given {
+		connector.Tenants = append([]string{}, plain(tenants)...)
+		if nodes, _ := o.list("tenants"); len(nodes) == 0 && o.get("tenants").Kind == yaml.SequenceNode {
+			o.fail("tenants", "", o.get("tenants"), "is an empty list, so nobody could use the connector; leave it out for all")
+		}
+	}
+	subjects, _ := o.texts("impersonate", oneLine)
+	connector.Impersonate = plain(subjects)
+	n := o.get("assertion")
+	if n == nil {
+		return
+	}
+	a, ok := o.s.object(n, o.at("assertion"), "key", "key_id", "subject")
+	if !ok {
+		o.s.settled[o.at("assertion")] = true
+		return
+	}
+	connector.Assertion.Key, _ = a.secret("key")
+	connector.Assertion.KeyID, connector.Assertion.Subject = a.text("key_id", "", oneLine), a.text("subject", "", oneLine)
 }
 
 // vars reads the values for a provider's {placeholders}; the definition says which exist and what they may look like.

@@ -25,7 +25,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"scopes_supported":                               scopes,
 		"response_types_supported":                       []string{"code"},
 		"response_modes_supported":                       []string{"query"},
-		"grant_types_supported":                          []string{"authorization_code", "refresh_token"},
+		"grant_types_supported":                          []string{"authorization_code", "refresh_token", "client_credentials", string(oidc.GrantTypeBearer)},
 		"token_endpoint_auth_methods_supported":          methods,
 		"revocation_endpoint_auth_methods_supported":     methods,
 		"code_challenge_methods_supported":               []string{"S256"},

@@ -3,7 +3,7 @@
 // users have no passwords and its data lives in memory.
 //
 // The protocol work (validation of authorization requests, codes, PKCE, client authentication, the refresh grant,
-// revocation, id_tokens) is done by github.com/zitadel/oidc/v3. This package owns what a provider has of its own: users,
+// revocation, id_tokens, client credentials, assertions) is done by github.com/zitadel/oidc/v3. This package owns what a provider has of its own: users,
 // the sign-in page, grants and the rotation of refresh tokens, opaque tokens, and the faults that a test may order.
 //
 // # Use

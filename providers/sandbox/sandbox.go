@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,12 @@ type Client struct {
 	AuthMethod string
 	// RedirectURIs are compared exactly.
 	RedirectURIs []string
+	// ClientCredentials: it may ask for tokens of its own account (RFC 6749 section 4.4).
+	ClientCredentials bool
+	// AssertionKey verifies the assertions that it signs (RFC 7523), RSA or EC P-256; nil: it may send none. With Impersonates
+	// they may name a user by mail address.
+	AssertionKey crypto.PublicKey
+	Impersonates bool
 }
 
 // User is somebody who can sign in. Sub is the stable id that providers call sub or account id.

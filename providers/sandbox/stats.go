@@ -71,7 +71,7 @@ func (c *counters) add(change func(*Stats)) {
 
 func (c *counters) token(grantType string) {
 	switch oidc.GrantType(grantType) {
-	case oidc.GrantTypeCode, oidc.GrantTypeRefreshToken:
+	case oidc.GrantTypeCode, oidc.GrantTypeRefreshToken, oidc.GrantTypeClientCredentials, oidc.GrantTypeBearer, oidc.GrantTypeDeviceCode:
 	default:
 		grantType = "other" // what callers invent must not fill the memory
 	}

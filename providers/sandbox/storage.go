@@ -72,12 +72,20 @@ func (s *storage) SaveAuthCode(_ context.Context, id, code string) error {
 func (s *storage) DeleteAuthRequest(context.Context, string) error { return nil }
 
 func (s *storage) CreateAccessToken(_ context.Context, req op.TokenRequest) (string, time.Time, error) {
-	r, ok := req.(*authRequest)
-	if !ok {
-		return "", time.Time{}, oidc.ErrUnsupportedGrantType()
+	switch r := req.(type) {
+	case *authRequest:
+		out, err := s.server.store.redeem(r.id, false)
+		return out.access, expiry(out.lifetime), invalidGrant(err)
+	case *directRequest:
+		return s.issueDirect(r.client, r.sub, r.scopes)
+	case *oidc.JWTTokenRequest:
+		sub := serviceAccount + r.Issuer
+		if u, ok := s.server.userByEmail(r.Subject); ok {
+			sub = u.Sub
+		}
+		return s.issueDirect(r.Issuer, sub, r.Scopes)
 	}
-	out, err := s.server.store.redeem(r.id, false)
-	return out.access, expiry(out.lifetime), invalidGrant(err)
+	return "", time.Time{}, oidc.ErrUnsupportedGrantType()
 }
 
 func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, req op.TokenRequest, current string) (string, string, time.Time, error) {
@@ -167,7 +175,7 @@ func (s *storage) SetUserinfoFromScopes(_ context.Context, info *oidc.UserInfo, 
 	return nil
 }
 
-// The library's userinfo, introspection and JWT grants are not served, so these are never called.
+// The library's userinfo and introspection are not served, so these are never called.
 func (s *storage) SetUserinfoFromToken(context.Context, *oidc.UserInfo, string, string, string) error {
 	return oidc.ErrServerError()
 }
@@ -176,12 +184,6 @@ func (s *storage) SetIntrospectionFromToken(context.Context, *oidc.Introspection
 }
 func (s *storage) GetPrivateClaimsFromScopes(context.Context, string, string, []string) (map[string]any, error) {
 	return nil, nil
-}
-func (s *storage) GetKeyByIDAndClientID(context.Context, string, string) (*jose.JSONWebKey, error) {
-	return nil, oidc.ErrInvalidClient()
-}
-func (s *storage) ValidateJWTProfileScopes(context.Context, string, []string) ([]string, error) {
-	return nil, oidc.ErrUnsupportedGrantType()
 }
 
 func (s *storage) Health(context.Context) error { return nil }
@@ -252,7 +254,11 @@ func (c client) ResponseTypes() []oidc.ResponseType {
 	return []oidc.ResponseType{oidc.ResponseTypeCode}
 }
 func (c client) GrantTypes() []oidc.GrantType {
-	return []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken}
+	types := []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken}
+	if c.ClientCredentials {
+		types = append(types, oidc.GrantTypeClientCredentials)
+	}
+	return types
 }
 func (c client) LoginURL(id string) string            { return "/login?request=" + id }
 func (c client) AccessTokenType() op.AccessTokenType  { return op.AccessTokenTypeBearer }

@@ -205,6 +205,29 @@ func (s *store) redeem(requestID string, offline bool) (issued, error) {
 		}
 	}
 	r.grant = g
+	s.keep(g)
+	return out, nil
+}
+
+// direct makes a grant that no user gave: an access token alone.
+func (s *store) direct(client, sub string, scopes []string) (issued, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, err := s.token("sbg_")
+	if err != nil {
+		return issued{}, err
+	}
+	g := &grant{id: id, client: client, sub: sub, scopes: scopes, authTime: s.now()}
+	out, err := s.issueAccess(g, scopes)
+	if err != nil {
+		return issued{}, err
+	}
+	s.keep(g)
+	return out, nil
+}
+
+// keep remembers the grant, and forgets the oldest if there are too many.
+func (s *store) keep(g *grant) {
 	if !slices.Contains(s.grants, g) {
 		s.grants = append(s.grants, g)
 	}
@@ -212,7 +235,6 @@ func (s *store) redeem(requestID string, offline bool) (issued, error) {
 		s.forgetGrant(s.grants[0])
 		s.grants = s.grants[1:]
 	}
-	return out, nil
 }
 
 // grantOf is what the consent gives: a grant of its own, or with shared ones the one that the user's account has with this

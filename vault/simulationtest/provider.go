@@ -227,6 +227,10 @@ func (upstream) Exchange(context.Context, string, broker.ExchangeRequest) (broke
 	return broker.Grant{}, errNotModelled
 }
 
+func (upstream) Obtain(context.Context, string, broker.ObtainRequest) (broker.Grant, error) {
+	return broker.Grant{}, errNotModelled
+}
+
 func (upstream) Identify(_ context.Context, _ string, g broker.Grant) (broker.Grant, error) {
 	return g, nil
 }

@@ -44,6 +44,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"revoke", testRevoke},
 		{"outcome of a revocation", testOutcome},
 		{"renew", testRenew},
+		{"establish", testEstablish},
 		{"consents", testConsents},
 		{"asked once", testOnce},
 		{"consents of a subject", testConsentsOfSubject},

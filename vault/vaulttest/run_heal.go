@@ -21,6 +21,7 @@ func RunHealing(t *testing.T) {
 		{"refreshes and a failure", testLostRefreshes},
 		{"consent", testLostConsent},
 		{"renewal", testLostRenewal},
+		{"established connection", testLostEstablish},
 		{"revocation", testLostRevocation},
 		{"revocation and its end", testLostRevocationEnd},
 		{"shared grant, asked at its writer", func(p *pair) { testLostShared(p, true) }},
