@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 
@@ -16,6 +17,30 @@ type consentBody struct {
 	ReturnTo   string    `json:"return_to"`
 	State      string    `json:"state"`
 	Actor      actorBody `json:"actor"`
+	Flow       string    `json:"flow"` // link or device; default link
+}
+
+// The flows of a consent.
+const (
+	flowLink   = "link"
+	flowDevice = "device"
+)
+
+// deviceAnswer is what the user is shown of a consent on another device (RFC 8628 section 3.3).
+type deviceAnswer struct {
+	UserCode                string `json:"user_code"`
+	VerificationURI         string `json:"verification_uri"`
+	VerificationURIComplete string `json:"verification_uri_complete,omitzero"`
+	Interval                int64  `json:"interval"` // seconds between two looks at the status that make sense
+}
+
+func showDevice(d *broker.DeviceView) *deviceAnswer {
+	if d == nil {
+		return nil
+	}
+	return &deviceAnswer{
+		UserCode: d.UserCode.Reveal(), VerificationURI: d.VerificationURI, VerificationURIComplete: d.VerificationURIComplete.Reveal(), Interval: wholeSeconds(d.Interval),
+	}
 }
 
 // createdConsent answers with the link: the only answer beside consent_required that holds one.
@@ -25,6 +50,7 @@ type createdConsent struct {
 	Status    broker.ConsentStatus `json:"status"`
 	Binding   broker.Binding       `json:"binding"`
 	ExpiresAt string               `json:"expires_at"`
+	Device    *deviceAnswer        `json:"device,omitzero"`
 }
 
 func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
@@ -41,6 +67,9 @@ func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
 	req.Scopes = f.scopes(body.Scopes.names)
 	f.actor(req.Actor)
 	f.back(body.ReturnTo, body.State)
+	if req.Device = body.Flow == flowDevice; body.Flow != "" && body.Flow != flowLink && !req.Device {
+		f.refuse("flow must be %s or %s", flowLink, flowDevice)
+	}
 	if f.err != nil {
 		return answer{}, f.err
 	}
@@ -48,9 +77,12 @@ func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{status: http.StatusCreated, body: createdConsent{
-		ID: link.ID, URL: link.URL.Reveal(), Status: view.Status, Binding: link.Binding, ExpiresAt: stamp(link.ExpiresAt),
-	}}, nil
+	created := createdConsent{ID: link.ID, URL: link.URL.Reveal(), Status: view.Status, Binding: link.Binding, ExpiresAt: stamp(link.ExpiresAt), Device: showDevice(view.Device)}
+	if d := created.Device; d != nil {
+		// Where the user goes is the provider's own page, with the code in it where the provider has such an address.
+		created.URL, created.ExpiresAt = cmp.Or(d.VerificationURIComplete, d.VerificationURI), stamp(view.ExpiresAt)
+	}
+	return answer{status: http.StatusCreated, body: created}, nil
 }
 
 // consentAnswer has no link: whoever reads a consent later has no use for it.
@@ -65,6 +97,7 @@ type consentAnswer struct {
 	Account    *account             `json:"account,omitzero"`
 	Error      string               `json:"error,omitzero"`
 	ExpiresAt  *string              `json:"expires_at,omitzero"`
+	Device     *deviceAnswer        `json:"device,omitzero"`
 }
 
 func (a *API) consentStatus(ctx context.Context, in *request) (answer, error) {
@@ -79,7 +112,7 @@ func (a *API) consentStatus(ctx context.Context, in *request) (answer, error) {
 	return ok(consentAnswer{
 		ID: view.ID, Status: view.Status, Connector: view.Connector, Subject: view.Subject, Scopes: scopeArray(view.Scopes),
 		Binding: view.Binding, Connection: view.Connection, Account: (*account)(view.Account), Error: view.Error,
-		ExpiresAt: stampOrNull(view.ExpiresAt),
+		ExpiresAt: stampOrNull(view.ExpiresAt), Device: showDevice(view.Device),
 	})
 }
 

@@ -96,6 +96,9 @@ type Consent struct {
 	// Claim names the claim of BusyUntil, so that two claims of the same moment are two writes. It stays when the claim ends.
 	Claim string
 
+	// Device is set with binding "device".
+	Device DeviceFlow
+
 	// Version grows by one with every write; a write names the version it was made from. 0: not stored yet.
 	Version int64
 }

@@ -188,7 +188,7 @@ func (s *Service) endUnder(ctx context.Context, claim time.Time, consent Consent
 func finished(c Consent, status ConsentStatus, code string) Consent {
 	c.Status, c.Error = status, code
 	c.StateDigest, c.Verifier, c.ProviderCode, c.CompletionCode = "", Secret{}, Secret{}, Secret{}
-	c.CallbackParams, c.Provisional, c.BusyUntil = nil, nil, time.Time{}
+	c.CallbackParams, c.Provisional, c.BusyUntil, c.Device = nil, nil, time.Time{}, DeviceFlow{}
 	c.Account = Account{} // the connection has it, if there is one; erasing that must erase it everywhere
 	return c
 }

@@ -62,10 +62,7 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		if err != nil {
 			return Consent{}, err
 		}
-		typed := c.Code
-		if consent.Binding == BindingCode {
-			typed = normalUserCode(c.Code)
-		}
+		typed := typedCode(consent.Binding, c.Code)
 		if consent.Status == ConsentCompleted && c.Subject == consent.Subject && typed.Equal(consent.CompletionCode) && s.cfg.Now().Before(consent.Deadline) {
 			return consent, nil
 		}
@@ -149,7 +146,7 @@ func (s *Service) countWrong(ctx context.Context, consent Consent, subject strin
 // completeClaimed goes from a proven consent to its connection. Whatever happens, the claim ends.
 func (s *Service) completeClaimed(ctx context.Context, caller Caller, consent Consent, replace bool) (Connection, error) {
 	if consent.Provisional == nil {
-		held, err := s.exchange(ctx, consent, consent.ProviderCode, consent.CallbackParams)
+		held, err := s.exchange(ctx, consent, s.redeem(consent, consent.ProviderCode, consent.CallbackParams))
 		if err != nil {
 			return Connection{}, s.completionFailed(ctx, consent, err)
 		}

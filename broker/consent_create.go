@@ -22,7 +22,13 @@ func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentR
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req,
 			Errorf(CodeInvalidRequest, "connector %s obtains its tokens with its own credentials; nobody has to consent", asked.connector.ID))
 	}
-	consent, err := s.createConsent(ctx, caller, req, asked, "")
+	create := s.createConsent
+	if req.Device {
+		create = func(ctx context.Context, caller Caller, req ConsentRequest, asked ask, _ string) (Consent, error) {
+			return s.createDevice(ctx, caller, req, asked)
+		}
+	}
+	consent, err := create(ctx, caller, req, asked, "")
 	if err != nil {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
 	}
@@ -130,6 +136,19 @@ func (s *Service) createConsent(ctx context.Context, caller Caller, req ConsentR
 }
 
 func (s *Service) newConsent(ctx context.Context, caller Caller, req ConsentRequest, asked ask, once string) (Consent, error) {
+	consent, err := s.draftConsent(ctx, caller, req, asked)
+	if err != nil {
+		return Consent{}, err
+	}
+	entry, err := s.consentEntry(ctx, consent, EventConsentCreated, consent.Scopes, "ok", "")
+	if err != nil {
+		return Consent{}, serverError(err)
+	}
+	return s.storeNew(ctx, consent, once, []Entry{entry})
+}
+
+// draftConsent is a consent that is not stored yet.
+func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRequest, asked ask) (Consent, error) {
 	if s.cfg.StoreFull != nil && s.cfg.StoreFull() {
 		return Consent{}, &Error{Code: CodeTemporarilyUnavailable, RetryAfter: 30 * time.Second,
 			Description: "the broker's store is nearly full, so no new consent begins; connections that there are go on working"}
@@ -159,13 +178,14 @@ func (s *Service) newConsent(ctx context.Context, caller Caller, req ConsentRequ
 	if consent.Link, err = s.ids().bound(consent.ID); err != nil {
 		return Consent{}, serverError(err)
 	}
-	entry, err := s.consentEntry(ctx, consent, EventConsentCreated, consent.Scopes, "ok", "")
-	if err != nil {
-		return Consent{}, serverError(err)
-	}
+	return consent, nil
+}
+
+// storeNew stores a drafted consent.
+func (s *Service) storeNew(ctx context.Context, consent Consent, once string, entries []Entry) (Consent, error) {
 	storeCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
-	stored, err := s.cfg.Consents.CreateConsent(storeCtx, consent, once, []Entry{entry})
+	stored, err := s.cfg.Consents.CreateConsent(storeCtx, consent, once, entries)
 	if errors.Is(err, ErrConflict) {
 		return Consent{}, ErrConflict
 	}
@@ -258,7 +278,7 @@ func (s *Service) link(c Consent) ConsentLink {
 func (s *Service) view(c Consent) ConsentView {
 	v := ConsentView{
 		ID: c.ID, Status: s.statusOf(c), Connector: c.Connector, Subject: c.Subject, Scopes: c.Scopes, Binding: c.Binding,
-		Connection: c.Result, Error: c.Error, ExpiresAt: c.Deadline,
+		Connection: c.Result, Error: c.Error, ExpiresAt: c.Deadline, Device: s.deviceView(c),
 	}
 	if v.Connection == "" {
 		v.Connection = c.Connection

@@ -34,7 +34,7 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		if err != nil {
 			return Finish{}, serverError(err)
 		}
-		held, err := s.exchange(ctx, mine, cb.Code, cb.Params)
+		held, err := s.exchange(ctx, mine, s.redeem(mine, cb.Code, cb.Params))
 		if err != nil {
 			return s.exchangeFailed(ctx, mine, err)
 		}
@@ -64,15 +64,22 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 	})
 }
 
-// exchange redeems the code and keeps the grant, sealed, in the consent: before anything else that could fail.
-func (s *Service) exchange(ctx context.Context, consent Consent, code Secret, params map[string]string) (Consent, error) {
+// redeem is the request that redeems a code.
+func (s *Service) redeem(consent Consent, code Secret, params map[string]string) func(context.Context) (Grant, error) {
+	return func(ctx context.Context) (Grant, error) {
+		return s.cfg.Upstream.Exchange(ctx, consent.Connector, ExchangeRequest{
+			RedirectURI: s.redirectURI(consent.Connector), Code: code, Verifier: consent.Verifier, Scopes: consent.Scopes,
+			Fingerprint: consent.Fingerprint, CallbackParams: params,
+		})
+	}
+}
+
+// exchange redeems a code and keeps the grant, sealed, in the consent: before anything else that could fail.
+func (s *Service) exchange(ctx context.Context, consent Consent, redeem func(context.Context) (Grant, error)) (Consent, error) {
 	upCtx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
 	defer cancel()
 	sent := s.cfg.Now()
-	grant, err := s.cfg.Upstream.Exchange(upCtx, consent.Connector, ExchangeRequest{
-		RedirectURI: s.redirectURI(consent.Connector), Code: code, Verifier: consent.Verifier, Scopes: consent.Scopes,
-		Fingerprint: consent.Fingerprint, CallbackParams: params,
-	})
+	grant, err := redeem(upCtx)
 	if err != nil {
 		return consent, err
 	}

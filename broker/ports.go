@@ -181,6 +181,8 @@ type Consents interface {
 	CompleteConsent(ctx context.Context, consent Consent, conn Connection, grant Grant, entries []Entry) (Connection, error)
 	// DueConsents returns unfinished consents whose Deadline and BusyUntil are before that time, at most limit.
 	DueConsents(ctx context.Context, before time.Time, limit int) ([]Consent, error)
+	// DuePolls returns started consents of binding "device" whose Device.PollAt and BusyUntil are before that time, at most limit.
+	DuePolls(ctx context.Context, before time.Time, limit int) ([]Consent, error)
 }
 
 // Audit is the trail beside the writes that carry their own entries.
@@ -304,6 +306,11 @@ type Upstream interface {
 	Refresh(ctx context.Context, connector string, req RefreshRequest) (Grant, error)
 	// Obtain asks for a token with the connector's own credentials (RFC 6749 section 4.4, RFC 7523 section 2.1). It may be repeated.
 	Obtain(ctx context.Context, connector string, req ObtainRequest) (Grant, error)
+	// BeginDevice asks for a device code (RFC 8628 section 3.1).
+	BeginDevice(ctx context.Context, connector string, scopes ScopeSet) (DeviceAuthorization, error)
+	// PollDevice asks once whether the user has decided (RFC 8628 section 3.4). While there is no grant: ErrDevicePending,
+	// ErrDeviceTooFast, ErrDeviceDenied or ErrDeviceExpired. A grant comes once.
+	PollDevice(ctx context.Context, connector string, req DevicePoll) (Grant, error)
 	// Revoke ends the grant (RFC 7009 or the provider's own way). ErrRevokeUnsupported where it has none.
 	Revoke(ctx context.Context, connector string, req RevokeRequest) error
 }

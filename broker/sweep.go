@@ -25,7 +25,7 @@ const (
 func (s *Service) Run(ctx context.Context) error {
 	// Each by itself: a provider that hangs in one must not hold up the others.
 	var group sync.WaitGroup
-	for _, sweep := range []func(context.Context){s.sweepConsents, s.sweepRevocations, s.sweepRefreshes, s.sweepHolders} {
+	for _, sweep := range []func(context.Context){s.sweepConsents, s.sweepDevices, s.sweepRevocations, s.sweepRefreshes, s.sweepHolders} {
 		group.Go(func() {
 			ticker := time.NewTicker(s.cfg.SweepEvery)
 			defer ticker.Stop()
@@ -46,6 +46,7 @@ func (s *Service) Run(ctx context.Context) error {
 // Sweep is one round of all the background work.
 func (s *Service) Sweep(ctx context.Context) {
 	s.round(ctx, s.sweepConsents)
+	s.round(ctx, s.sweepDevices)
 	s.round(ctx, s.sweepRevocations)
 	s.round(ctx, s.sweepRefreshes)
 	s.round(ctx, s.sweepHolders)

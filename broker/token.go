@@ -42,6 +42,7 @@ type ConsentRequest struct {
 	ReturnTo   string
 	State      string
 	Actor      Actor
+	Device     bool // on another device (RFC 8628), where the connector allows it
 }
 
 // Completion is the client's completing call.

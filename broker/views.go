@@ -16,6 +16,7 @@ type ConsentView struct {
 	Account    *Account
 	Error      string
 	ExpiresAt  time.Time
+	Device     *DeviceView // of a consent on another device, until the user has decided
 }
 
 // ConnectionQuery selects and pages connections.

@@ -121,6 +121,8 @@ type Definition struct {
 	// ClientCredentials and JWTBearer say how those grants are asked for.
 	ClientCredentials ClientCredentials `yaml:"client_credentials"`
 	JWTBearer         JWTBearer         `yaml:"jwt_bearer"`
+	// DeviceAuthorization says how device codes are asked for.
+	DeviceAuthorization DeviceAuthorization `yaml:"device_authorization"`
 	// TokenResponse maps the answer to a code; RefreshResponse the answer to a refresh. Default for the latter: the former.
 	TokenResponse   *TokenResponse `yaml:"token_response"`
 	RefreshResponse *TokenResponse `yaml:"refresh_response"`

@@ -23,13 +23,15 @@ const (
 // metadata is the part of an authorization server's metadata that is used (RFC 8414 section 2, OpenID Connect Discovery
 // section 3, RFC 9207 section 3).
 type metadata struct {
-	Issuer                string    `json:"issuer"`
-	AuthorizationEndpoint string    `json:"authorization_endpoint"`
-	TokenEndpoint         string    `json:"token_endpoint"`
-	RevocationEndpoint    string    `json:"revocation_endpoint"`
-	UserinfoEndpoint      string    `json:"userinfo_endpoint"`
-	AuthMethods           *[]string `json:"token_endpoint_auth_methods_supported"`
-	IssParameter          bool      `json:"authorization_response_iss_parameter_supported"`
+	Issuer                string `json:"issuer"`
+	AuthorizationEndpoint string `json:"authorization_endpoint"`
+	TokenEndpoint         string `json:"token_endpoint"`
+	RevocationEndpoint    string `json:"revocation_endpoint"`
+	UserinfoEndpoint      string `json:"userinfo_endpoint"`
+	// DeviceAuthorizationEndpoint is of RFC 8628 section 4.
+	DeviceAuthorizationEndpoint string    `json:"device_authorization_endpoint"`
+	AuthMethods                 *[]string `json:"token_endpoint_auth_methods_supported"`
+	IssParameter                bool      `json:"authorization_response_iss_parameter_supported"`
 }
 
 // metadataCache holds the metadata of one connector's issuer. It is filled when first needed, so that the program starts
@@ -170,6 +172,7 @@ func (m metadata) check(d *Definition, issuer string) error {
 		{"token_endpoint", m.TokenEndpoint, d.TokenEndpoint},
 		{"revocation_endpoint", m.RevocationEndpoint, d.RevocationEndpoint},
 		{"userinfo_endpoint", m.UserinfoEndpoint, d.UserinfoEndpoint},
+		{"device_authorization_endpoint", m.DeviceAuthorizationEndpoint, d.DeviceAuthorizationEndpoint},
 	} {
 		if e.value == "" || e.stated != "" {
 			continue // what the operator states holds, whatever the document says
@@ -206,6 +209,7 @@ func (m *metadata) fill(other metadata) {
 	def(&m.TokenEndpoint, other.TokenEndpoint)
 	def(&m.RevocationEndpoint, other.RevocationEndpoint)
 	def(&m.UserinfoEndpoint, other.UserinfoEndpoint)
+	def(&m.DeviceAuthorizationEndpoint, other.DeviceAuthorizationEndpoint)
 	if m.AuthMethods == nil {
 		m.AuthMethods = other.AuthMethods
 	}

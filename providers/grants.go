@@ -86,6 +86,7 @@ func (v *validation) grants() {
 	v.oneOf("jwt_bearer.subject", j.Subject, "issuer", "none", "required")
 	v.oneOf("jwt_bearer.algorithm", j.Algorithm, "RS256", "ES256")
 	v.oneOf("jwt_bearer.client_auth", j.ClientAuth, "none", "client")
+	v.oneOf("device_authorization.auth", d.DeviceAuthorization.Auth, "client", "none")
 	if j.Lifetime < 0 || j.Lifetime > 3600 {
 		v.add("jwt_bearer.lifetime", "must be 1 to 3600 seconds")
 	}
@@ -107,6 +108,7 @@ func (d *Definition) grantDefaults() {
 	def(&d.JWTBearer.Scope, "parameter")
 	def(&d.JWTBearer.Subject, "issuer")
 	def(&d.JWTBearer.ClientAuth, authNone)
+	def(&d.DeviceAuthorization.Auth, "client")
 	if d.JWTBearer.Lifetime == 0 {
 		d.JWTBearer.Lifetime = 180
 	}

@@ -63,7 +63,7 @@ func (r *Registry) Obtain(ctx context.Context, connector string, req broker.Obta
 	if err != nil {
 		return broker.Grant{}, err
 	}
-	grant, err := s.readGrant(a, s.def.TokenResponse, false)
+	grant, err := s.readGrant(a, s.def.TokenResponse, broker.Secret{})
 	// There should be none (RFC 6749 section 4.4.3): who has the credentials needs no refresh token.
 	grant.RefreshToken, grant.RefreshExpiry = broker.Secret{}, time.Time{}
 	return grant, err

@@ -258,6 +258,9 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 	}
 	s.scopes(f.product, add)
 	s.grant(add)
+	if c.Device {
+		r.notes = append(r.notes, Problem{Line: c.Line, Key: join(c.Key, "device"), Text: "is true: with a device code nothing shows that who allows it is the person in the chat (RFC 8628 section 5.4); where users have a phone at hand, a link of binding code is safer"})
+	}
 	if f.def.broken {
 		return nil, problems // its own problems were reported to whoever parsed it
 	}

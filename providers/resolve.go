@@ -9,9 +9,9 @@ import (
 
 // endpoints is where requests of one connector go, complete for the purpose it was resolved for.
 type endpoints struct {
-	issuer, authorization, token, refresh, revocation, userinfo string
-	method                                                      string
-	issRequired                                                 bool
+	issuer, authorization, token, refresh, revocation, userinfo, device string
+	method                                                              string
+	issRequired                                                         bool
 }
 
 // purpose is what endpoints are needed for.
@@ -20,18 +20,23 @@ type purpose int
 const (
 	forFlow    purpose = iota // authorization and exchange: the fingerprint covers both
 	forRefresh                // token endpoint
-	forToken                  // token endpoint, for a direct grant
+	forToken                  // token endpoint, for a direct grant and for polls of a device code
+	forDevice
 	forRevoke
 	forUserinfo
 )
 
-// needsToken tells that nothing can be done without the token endpoint.
-func (p purpose) needsToken() bool { return p == forFlow || p == forRefresh || p == forToken }
+// needsToken tells that it is about getting a token, where nothing can be done without an endpoint and a way to authenticate.
+func (p purpose) needsToken() bool {
+	return p == forFlow || p == forRefresh || p == forToken || p == forDevice
+}
 
 func (e endpoints) suffices(p purpose) bool {
 	switch p {
 	case forFlow:
 		return e.authorization != "" && e.token != "" && e.method != ""
+	case forDevice:
+		return e.device != "" && e.method != ""
 	case forToken:
 		return e.token != "" && e.method != ""
 	case forRefresh:
@@ -75,11 +80,12 @@ func (r *Registry) resolve(ctx context.Context, s *server, p purpose, vars map[s
 		def(&e.revocation, m.RevocationEndpoint)
 	}
 	def(&e.userinfo, m.UserinfoEndpoint)
+	def(&e.device, m.DeviceAuthorizationEndpoint)
 	if s.def.AuthorizationResponseIss == "" {
 		e.issRequired = m.IssParameter
 	}
 	if p.needsToken() && !e.suffices(p) {
-		return endpoints{}, forged("neither configuration nor metadata has the endpoints that are needed: authorization_endpoint, token_endpoint")
+		return endpoints{}, forged("neither configuration nor metadata has the endpoints that are needed: authorization_endpoint and token_endpoint, or device_authorization_endpoint")
 	}
 	return e, nil
 }
@@ -111,6 +117,7 @@ func (s *server) stated(learned map[string]string) (endpoints, error) {
 	}{
 		{&e.issuer, d.Issuer}, {&e.authorization, d.AuthorizationEndpoint}, {&e.token, d.TokenEndpoint},
 		{&e.refresh, d.TokenRequest.RefreshEndpoint}, {&e.userinfo, d.UserinfoEndpoint},
+		{&e.device, d.DeviceAuthorizationEndpoint},
 	} {
 		url := fill(f.raw, vars)
 		if url == "" {

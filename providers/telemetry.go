@@ -46,6 +46,8 @@ func (t *telemetry) start(ctx context.Context, s *server, operation string) (con
 		switch {
 		case errors.Is(err, broker.ErrRevokeUnsupported):
 			outcome = "unsupported"
+		case errors.Is(err, broker.ErrDevicePending), errors.Is(err, broker.ErrDeviceTooFast):
+			outcome = "pending" // nothing is wrong
 		case errors.As(err, &u):
 			outcome = string(u.Class)
 			if u.Status != 0 {

@@ -62,6 +62,37 @@ type storedConsent struct {
 	RequestID      string            `json:"rq,omitempty"`
 	TraceID        string            `json:"tr,omitempty"`
 	Claim          string            `json:"cm,omitempty"`
+	Device         *storedDevice     `json:"dv,omitempty"`
+}
+
+// storedDevice is the part that a consent on another device has of its own.
+type storedDevice struct {
+	DeviceCode  string `json:"dc"`
+	UserCode    string `json:"uc"`
+	Address     string `json:"vu"`
+	AddressFull string `json:"vc,omitempty"`
+	Interval    int64  `json:"in"` // ms
+	PollAt      int64  `json:"at"` // ms
+}
+
+func storeDevice(d broker.DeviceFlow) *storedDevice {
+	if d == (broker.DeviceFlow{}) {
+		return nil
+	}
+	return &storedDevice{
+		DeviceCode: d.DeviceCode.Reveal(), UserCode: d.UserCode.Reveal(), Address: d.VerificationURI, AddressFull: d.VerificationURIComplete.Reveal(),
+		Interval: d.Interval.Milliseconds(), PollAt: millis(d.PollAt),
+	}
+}
+
+func (d *storedDevice) device() broker.DeviceFlow {
+	if d == nil {
+		return broker.DeviceFlow{}
+	}
+	return broker.DeviceFlow{
+		DeviceCode: broker.NewSecret(d.DeviceCode), UserCode: broker.NewSecret(d.UserCode), VerificationURI: d.Address, VerificationURIComplete: broker.NewSecret(d.AddressFull),
+		Interval: time.Duration(d.Interval) * time.Millisecond, PollAt: fromMillis(d.PollAt),
+	}
 }
 
 type storedActor struct {
@@ -112,7 +143,7 @@ func storeConsent(c broker.Consent) storedConsent {
 		Verifier: c.Verifier.Reveal(), Fingerprint: c.Fingerprint, Issuer: c.Issuer,
 		IssuerRequired: c.IssuerRequired, ProviderCode: c.ProviderCode.Reveal(), CallbackParams: c.CallbackParams,
 		CompletionCode: c.CompletionCode.Reveal(), Attempts: c.Attempts, BusyUntil: millis(c.BusyUntil), Identified: c.Identified,
-		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim,
+		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: storeDevice(c.Device),
 	}
 	if c.Provisional != nil {
 		g := storeGrant(*c.Provisional)
@@ -130,7 +161,7 @@ func (c storedConsent) consent(version int64) broker.Consent {
 		BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest, Verifier: broker.NewSecret(c.Verifier), Fingerprint: c.Fingerprint,
 		Issuer: c.Issuer, IssuerRequired: c.IssuerRequired, ProviderCode: broker.NewSecret(c.ProviderCode), CallbackParams: c.CallbackParams, CompletionCode: broker.NewSecret(c.CompletionCode),
 		Attempts: c.Attempts, BusyUntil: fromMillis(c.BusyUntil), Identified: c.Identified, Result: c.Result, Account: c.Account.account(),
-		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Version: version,
+		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: c.Device.device(), Version: version,
 	}
 	if c.Provisional != nil {
 		g := c.Provisional.grant()

@@ -27,6 +27,9 @@ func (s *Store) consentWrites(shard byte, c broker.Consent, version int64, id st
 	key := consentKey(shard, c.ID)
 	unfinished := unfinishedKey(shard, s.subjectTag(c.Tenant, c.Subject))
 	writes := []Write{{Kind: WriteHashSet, Key: key, Args: fields}}
+	if c.Binding == broker.BindingDevice {
+		writes = append(writes, pollWrite(shard, c))
+	}
 	end := strconv.FormatInt(s.endOfLife(c).UnixMilli(), 10)
 	if finished(c.Status) {
 		return append(writes,
@@ -42,6 +45,19 @@ func (s *Store) consentWrites(shard byte, c broker.Consent, version int64, id st
 		// At least as long as the youngest of them; what is in it without a record is passed over.
 		Write{Kind: WriteExpireIn, Key: unfinished, Args: []string{strconv.FormatInt((2 * unsweptLife).Milliseconds(), 10)}},
 	), nil
+}
+
+// pollWrite puts a consent on another device where it is found when the provider may be asked, or takes it out. Not while
+// somebody has a claim on it.
+func pollWrite(shard byte, c broker.Consent) Write {
+	if c.Status != broker.ConsentStarted {
+		return Write{Kind: WriteSortedRemove, Key: pollsKey(shard), Args: []string{c.ID}}
+	}
+	at := c.Device.PollAt
+	if c.BusyUntil.After(at) {
+		at = c.BusyUntil
+	}
+	return Write{Kind: WriteSortedAdd, Key: pollsKey(shard), Args: []string{strconv.FormatInt(at.UnixMilli(), 10), c.ID}}
 }
 
 // dueAt is when the sweeper shall look at a consent: not while somebody has a claim on it, so that those which a provider
@@ -211,7 +227,17 @@ func (s *Store) ConsentsOfSubject(ctx context.Context, tenant, subject string, l
 
 // DueConsents implements broker.Consents.
 func (s *Store) DueConsents(ctx context.Context, before time.Time, limit int) ([]broker.Consent, error) {
-	due, err := s.due(ctx, deadlinesKey, before, limit)
+	return s.dueOn(ctx, deadlinesKey, before, limit)
+}
+
+// DuePolls implements broker.Consents.
+func (s *Store) DuePolls(ctx context.Context, before time.Time, limit int) ([]broker.Consent, error) {
+	return s.dueOn(ctx, pollsKey, before, limit)
+}
+
+// dueOn reads the unfinished consents that are due on such a list.
+func (s *Store) dueOn(ctx context.Context, list func(byte) string, before time.Time, limit int) ([]broker.Consent, error) {
+	due, err := s.due(ctx, list, before, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +246,7 @@ func (s *Store) DueConsents(ctx context.Context, before time.Time, limit int) ([
 		c, err := s.Consent(ctx, d.id)
 		switch {
 		case errors.Is(err, broker.ErrNotFound):
-			s.undue(ctx, deadlinesKey(d.shard), consentKey(d.shard, d.id), fieldVersion, d.id)
+			s.undue(ctx, list(d.shard), consentKey(d.shard, d.id), fieldVersion, d.id)
 		case errors.Is(err, broker.ErrIntegrity), errors.Is(err, broker.ErrNewerFormat):
 			s.cfg.Log.ErrorContext(ctx, "consent can't be read", "consent", d.id, "error", err)
 		case err != nil:

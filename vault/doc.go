@@ -21,6 +21,7 @@
 //	tb:{5f}:e          which history the shard belongs to     tb:{5f}:f          connections by their early refresh
 //	tb:{5f}:g:NAME     a grant that several connections hold  tb:{5f}:k          who looks after f for now, TTL
 //	tb:{5f}:p          what a look at the store's health wrote, TTL
+//	tb:{5f}:v          consents on other devices by their next poll
 //
 // SUBJECT, ONCE and NAME are keyed hashes. No subject, account, token, link, state or session token is in clear in a key or a value.
 //

@@ -43,6 +43,7 @@ func consentKey(shard byte, id string) string     { return consentPrefix(shard) 
 func unfinishedKey(shard byte, tag string) string { return prefix(shard) + "u:" + tag }
 func onceKey(shard byte, tag string) string       { return prefix(shard) + "n:" + tag }
 func deadlinesKey(shard byte) string              { return prefix(shard) + "d" }
+func pollsKey(shard byte) string                  { return prefix(shard) + "v" }
 func streamKey(shard byte, tenant string) string  { return prefix(shard) + "a:" + tenant }
 func headsKey(shard byte, tenant string) string   { return prefix(shard) + "h:" + tenant }
 func trailsKey(shard byte) string                 { return prefix(shard) + "t" }

@@ -82,6 +82,19 @@ func (s *Store) DueConsents(ctx context.Context, before time.Time, limit int) ([
 	return due[:min(limit, len(due))], nil
 }
 
+// DuePolls is part of broker.Consents.
+func (s *Store) DuePolls(ctx context.Context, before time.Time, limit int) ([]broker.Consent, error) {
+	done, err := s.enter(ctx, "DuePolls")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	due := s.selectConsents(func(c broker.Consent) bool {
+		return c.Binding == broker.BindingDevice && c.Status == broker.ConsentStarted && c.Device.PollAt.Before(before) && c.BusyUntil.Before(before)
+	})
+	return due[:min(limit, len(due))], nil
+}
+
 // UpdateConsent is part of broker.Consents.
 func (s *Store) UpdateConsent(ctx context.Context, c broker.Consent, entries []broker.Entry) (broker.Consent, error) {
 	stored, err := s.updateConsent(ctx, c, entries)

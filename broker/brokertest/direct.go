@@ -21,7 +21,7 @@ func (p *Provider) Obtain(ctx context.Context, connector string, req broker.Obta
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.Calls++
-	g := p.answer()
+	g := p.answer(p.Now())
 	g.Account = broker.Account{}
 	p.Obtained = append(p.Obtained, Obtained{Connector: connector, Subject: req.Subject, Scopes: req.Scopes.String(), Token: g.AccessToken.Reveal()})
 	return g, nil

@@ -68,6 +68,7 @@ type Provider struct {
 	Exchanges int
 	Revoked   []string
 	Obtained  []Obtained // by direct grants
+	Device    Device
 }
 
 type grant struct {

@@ -19,6 +19,7 @@
 //	defer sandboxServer.Close()                      // first lets go of every request that a fault holds
 //
 // Endpoints: GET /authorize, POST /token, POST /revoke, GET or POST /userinfo, GET /keys,
+// POST /device_authorization with the page GET /device (RFC 8628),
 // GET /.well-known/oauth-authorization-server (RFC 8414), GET /.well-known/openid-configuration; the files API: GET and
 // POST /files, GET /files/ID, GET /me.
 //

@@ -81,6 +81,8 @@ type Client struct {
 	AuthMethod string
 	// RedirectURIs are compared exactly.
 	RedirectURIs []string
+	// Device: it may ask for consents on another device (RFC 8628).
+	Device bool
 	// ClientCredentials: it may ask for tokens of its own account (RFC 6749 section 4.4).
 	ClientCredentials bool
 	// AssertionKey verifies the assertions that it signs (RFC 7523), RSA or EC P-256; nil: it may send none. With Impersonates
@@ -153,7 +155,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	storage := &storage{server: s}
 	s.provider, err = op.NewProvider(&op.Config{
-		CodeMethodS256: true, AuthMethodPost: true, GrantTypeRefreshToken: true,
+		CodeMethodS256: true, AuthMethodPost: true, GrantTypeRefreshToken: true, DeviceAuthorization: deviceConfig(),
 	}, storage, op.StaticIssuer(cfg.Issuer), op.WithAllowInsecure(), op.WithCrypto(opaque{s.store}))
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: make provider: %w", err)
@@ -309,6 +311,9 @@ func (s *Server) routes() {
 	m.HandleFunc("POST /login", s.login)
 	m.HandleFunc("GET /login.css", s.loginStyle)
 	m.HandleFunc("POST /token", s.token)
+	m.HandleFunc("POST /device_authorization", s.deviceAuthorization)
+	m.HandleFunc("GET /device", s.devicePage)
+	m.HandleFunc("POST /device", s.device)
 	m.HandleFunc("POST /revoke", s.revoke)
 	m.HandleFunc("GET /keys", func(w http.ResponseWriter, r *http.Request) { op.Keys(w, r, s.provider.Storage()) })
 	m.HandleFunc("GET /.well-known/oauth-authorization-server", s.metadata)

@@ -76,6 +76,9 @@ func (s *storage) CreateAccessToken(_ context.Context, req op.TokenRequest) (str
 	case *authRequest:
 		out, err := s.server.store.redeem(r.id, false)
 		return out.access, expiry(out.lifetime), invalidGrant(err)
+	case *op.DeviceAuthorizationState:
+		out, err := s.server.store.redeemDevice(r, false)
+		return out.access, expiry(out.lifetime), err
 	case *directRequest:
 		return s.issueDirect(r.client, r.sub, r.scopes)
 	case *oidc.JWTTokenRequest:
@@ -97,6 +100,8 @@ func (s *storage) CreateAccessAndRefreshTokens(ctx context.Context, req op.Token
 	case *refreshRequest:
 		keep, _ := ctx.Value(keepRefreshKey{}).(bool)
 		out, err = s.server.store.use(current, r.current, keep)
+	case *op.DeviceAuthorizationState:
+		out, err = s.server.store.redeemDevice(r, true)
 	default:
 		err = oidc.ErrUnsupportedGrantType()
 	}
@@ -255,6 +260,9 @@ func (c client) ResponseTypes() []oidc.ResponseType {
 }
 func (c client) GrantTypes() []oidc.GrantType {
 	types := []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken}
+	if c.Device {
+		types = append(types, oidc.GrantTypeDeviceCode)
+	}
 	if c.ClientCredentials {
 		types = append(types, oidc.GrantTypeClientCredentials)
 	}

@@ -70,6 +70,7 @@ type store struct {
 	grants   []*grant // oldest first
 	access   map[string]*accessToken
 	refresh  map[string]*refreshToken
+	devices  map[string]*deviceRequest // by device code
 
 	reuses, graceReuses, codeReuses, revocations int
 }
@@ -79,7 +80,7 @@ func newStore(cfg Config) *store {
 		now: cfg.Now, random: cfg.Random, grace: cfg.GraceWindow, max: cfg.MaxGrants, codes: cfg.CodeLifetime, shared: cfg.SharedGrants, endsAll: cfg.RevocationEndsAll,
 		policy:   policy{rotation: cfg.Rotation, lifetime: cfg.AccessTokenLifetime},
 		requests: map[string]*authRequest{}, byCode: map[string]*authRequest{},
-		access: map[string]*accessToken{}, refresh: map[string]*refreshToken{},
+		access: map[string]*accessToken{}, refresh: map[string]*refreshToken{}, devices: map[string]*deviceRequest{},
 	}
 }
 

@@ -231,6 +231,14 @@ func (upstream) Obtain(context.Context, string, broker.ObtainRequest) (broker.Gr
 	return broker.Grant{}, errNotModelled
 }
 
+func (upstream) BeginDevice(context.Context, string, broker.ScopeSet) (broker.DeviceAuthorization, error) {
+	return broker.DeviceAuthorization{}, errNotModelled
+}
+
+func (upstream) PollDevice(context.Context, string, broker.DevicePoll) (broker.Grant, error) {
+	return broker.Grant{}, errNotModelled
+}
+
 func (upstream) Identify(_ context.Context, _ string, g broker.Grant) (broker.Grant, error) {
 	return g, nil
 }

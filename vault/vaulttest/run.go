@@ -50,6 +50,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"consents of a subject", testConsentsOfSubject},
 		{"parallel updates", testParallelUpdates},
 		{"due", testDue},
+		{"polls", testPolls},
 		{"schedule", testSchedule},
 		{"shared grant", testShared},
 		{"shared grant and a consent", testSharedConsent},

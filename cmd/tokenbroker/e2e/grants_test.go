@@ -189,3 +189,69 @@ func TestJWTBearer(t *testing.T) {
 		t.Error("the key is in the log")
 	}
 }
+
+// A consent on another device: the chat shows a code, the user types it at the provider, one replica asks there, and another
+// one goes on when that one is killed. Nothing comes out of it without the completing call.
+func TestDeviceFlow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *sandbox.Config) { c.Clients[0].Device = true })
+	r.withGrants("")
+	r.edit("  - id: files\n    provider: rig\n", "  - id: files\n    provider: rig\n    device: true\n")
+	replicas := []*brokerProcess{r.start(), r.start()}
+	c := replicas[1].api(r.key)
+	// Threats 3 and 11: it is for connectors that the operator opened for it, and no browser comes back from it.
+	c.want(400, "POST", "/v1/consents", object{"connector": "other", "subject": "u-1", "flow": "device"})
+	c.want(400, "POST", "/v1/consents", object{"connector": "files", "subject": "u-1", "flow": "device", "return_to": "http://127.0.0.1:3000/done"})
+	c.want(400, "POST", "/v1/consents", object{"connector": "files", "subject": "u-1", "flow": "implicit"})
+
+	begin := func(subject string) (id, code string) {
+		a := replicas[0].api(r.key).want(201, "POST", "/v1/consents", object{"connector": "files", "subject": subject, "flow": "device"})
+		if a.str("status") != "started" || a.str("binding") != "device" || a.str("device", "verification_uri") != r.issuer+"/device" ||
+			a.str("url") != a.str("device", "verification_uri_complete") || !strings.Contains(a.str("url"), a.str("device", "user_code")) {
+			t.Fatalf("created: %s", a.raw)
+		}
+		return a.str("id"), a.str("device", "user_code")
+	}
+	status := func(id, want string) answer {
+		var a answer
+		r.eventually(150*time.Second, want, func() error { // a claim of the replica that died lasts a minute and some seconds
+			if a = c.want(200, "GET", "/v1/consents/"+id, nil); a.str("status") != want {
+				return fmt.Errorf("it is %s", a.raw)
+			}
+			return nil
+		})
+		return a
+	}
+	id, code := begin("u-1")
+	denied, deniedCode := begin("u-2")
+	if !r.provider.DecideDevice(deniedCode, "bob", "deny") {
+		t.Fatal("there is nothing to deny")
+	}
+	status(denied, "denied")
+	replicas[0].kill()
+	if !r.provider.DecideDevice(code, "alice", "allow") {
+		t.Fatal("there is nothing to allow")
+	}
+	waiting := status(id, "awaiting_completion")
+	if waiting.str("account", "email") != "alice@example.com" || waiting.body["device"] != nil {
+		t.Errorf("waiting: %s", waiting.raw)
+	}
+	c.refused(409, "consent_required", "u-1")
+	if a := c.want(403, "POST", "/v1/consents/"+id+"/complete", object{"subject": "mallory", "code": code}); a.str("error") != "subject_mismatch" {
+		t.Errorf("another subject: %s", a.raw)
+	}
+	done := c.want(200, "POST", "/v1/consents/"+id+"/complete", object{"subject": "u-1", "code": strings.ToLower(code)})
+	token := c.token("u-1")
+	if token.str("connection") != done.str("id") || r.files(token.str("access_token")) != 200 {
+		t.Errorf("token: %s", token.raw)
+	}
+	grants := r.provider.Stats().Grants
+	if len(grants) != 1 || grants[0].User != "alice" || grants[0].Client != "files-client" {
+		t.Errorf("the provider gave %+v", grants)
+	}
+	for _, p := range replicas {
+		if strings.Contains(p.log.String(), code) {
+			t.Error("the code is in the log")
+		}
+	}
+}
