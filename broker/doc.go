@@ -2,10 +2,11 @@
 // imports no network, no store, no encryption and no web framework; what it needs of those is in ports.go.
 //
 // Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
-// consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), revoke.go, sweep.go,
-// early.go (refreshing ahead of need), circuit.go and refused.go (a provider that fails, or refuses our client), ttl.go (how
-// long a token must live), shared.go (one grant, several connections), holders.go (grants that end together). Every
-// rule about who may have what is in policy.go; every event in audit.go; every error in error.go.
+// consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), direct.go (tokens without a
+// consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
+// and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
+// several connections), holders.go (grants that end together). Every rule about who may have what is in policy.go; every
+// event in audit.go; every error in error.go.
 //
 // # A token
 //
@@ -29,6 +30,8 @@
 //
 // The POST and what follows run detached from the request that began them. Nothing but a dead grant, confirmed against
 // the newest record and every alternate, makes a user consent again, and nothing deletes a refresh token but a revocation.
+//
+// A connector's own credentials obtain a token in the same place, under the same lease, where there is no user to consent (direct.go).
 //
 // # A consent
 //

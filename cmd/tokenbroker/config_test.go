@@ -60,7 +60,7 @@ func load(t *testing.T, text string, variables map[string]string, files map[stri
 func TestExampleIsRight(t *testing.T) {
 	env := testEnvironment(map[string]string{
 		"REDIS_URL": "redis://127.0.0.1:6379/0", "ACME_KEY_SHA256": goodDigest, "GOOGLE_CLIENT_SECRET": "g", "SLACK_CLIENT_SECRET": "s",
-		"FILES_CLIENT_SECRET": "f",
+		"FILES_CLIENT_SECRET": "f", "WAREHOUSE_CLIENT_SECRET": "w",
 	}, nil)
 	env.readFile = func(path string, limit int64) ([]byte, error) {
 		if filepath.Base(path) == "dashboard.sha256" {

@@ -34,6 +34,10 @@ type Recording struct {
 		ClientSecret string            `yaml:"client_secret"`
 		Scopes       []string          `yaml:"scopes"`
 		Vars         map[string]string `yaml:"vars"`
+		// Grant and Device are as in the configuration; a key for assertions is made.
+		Grant       string   `yaml:"grant"`
+		Device      bool     `yaml:"device"`
+		Impersonate []string `yaml:"impersonate"`
 	} `yaml:"connector"`
 	// Name, Category and Implied are what the domain must see of the connector.
 	Name     string   `yaml:"name"`
@@ -53,12 +57,13 @@ type Recording struct {
 // Step is one call.
 type Step struct {
 	Name string `yaml:"name"`
-	Call string `yaml:"call"` // exchange, refresh, identify or revoke
+	Call string `yaml:"call"` // exchange, refresh, identify, revoke, obtain, begin_device or poll_device
 
 	// Of the call: what it is given beside the fixed values below.
 	AccessToken string         `yaml:"access_token"` // identify, revoke
 	Account     broker.Account `yaml:"account"`      // identify
-	Scopes      []string       `yaml:"scopes"`       // refresh
+	Scopes      []string       `yaml:"scopes"`       // refresh, obtain, begin_device
+	Subject     string         `yaml:"subject"`      // obtain
 	Narrow      []string       `yaml:"narrow"`       // refresh
 
 	// Callback are the parameters that came with the code: exchange.
@@ -92,6 +97,8 @@ type Request struct {
 	URL           string            `yaml:"url"`
 	Authorization string            `yaml:"authorization"` // "basic ID:SECRET" before encoding, "Bearer TOKEN", or empty
 	Form          map[string]string `yaml:"form"`
+	// Assertion are the claims of the JWT that stands for ASSERTION in the form, beside iat, exp (lifetime) and jti.
+	Assertion map[string]any `yaml:"assertion"`
 	// Headers that must be there, beside those above.
 	Headers map[string]string `yaml:"headers"`
 }
@@ -109,6 +116,10 @@ type Want struct {
 	Code         string            `yaml:"code"`
 	RetryAfter   int               `yaml:"retry_after"`
 	Unsupported  bool              `yaml:"unsupported"`
+	// Waiting is pending, too_fast, denied or expired: an answer to a poll without a grant.
+	Waiting string `yaml:"waiting"`
+	// Device is what begin_device gives: the device code, the user code, where the user goes, and with the code in it.
+	Device []string `yaml:"device"`
 	// RefreshLifetime is how many seconds the refresh token lives, by the answer or by the definition.
 	RefreshLifetime int               `yaml:"refresh_lifetime"`
 	Vars            map[string]string `yaml:"vars"`
@@ -149,10 +160,9 @@ func Run(t *testing.T, r Recording, custom ...*providers.Definition) {
 	p := &player{}
 	srv := NewServer(t, p)
 	reg, err := providers.New(providers.Config{
-		Custom: custom,
-		Connectors: []providers.ConnectorConfig{{ID: r.Connector.ID, Provider: r.Connector.Provider, ClientID: r.Connector.ClientID,
-			ClientSecret: broker.NewSecret(r.Connector.ClientSecret), Scopes: r.Connector.Scopes, Vars: r.Connector.Vars}},
-		Now: Now, Log: slog.New(slog.DiscardHandler), RootCAs: srv.Roots(), Dial: srv.Dial,
+		Custom:     custom,
+		Connectors: []providers.ConnectorConfig{configured(t, r)},
+		Now:        Now, Log: slog.New(slog.DiscardHandler), RootCAs: srv.Roots(), Dial: srv.Dial,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +170,9 @@ func Run(t *testing.T, r Recording, custom ...*providers.Definition) {
 	t.Cleanup(reg.Close)
 	run := runner{reg: reg, recording: r, player: p}
 	t.Run("connector", run.connector)
-	t.Run("authorize", run.authorize)
+	if c, _ := reg.Connector(r.Connector.ID); !c.Direct() {
+		t.Run("authorize", run.authorize)
+	}
 	for _, step := range r.Steps {
 		t.Run(strings.ReplaceAll(step.Name, " ", "_"), func(t *testing.T) { run.step(t, step) })
 	}
@@ -171,6 +183,7 @@ type runner struct {
 	recording   Recording
 	player      *player
 	fingerprint string
+	device      []string // what begin_device gave
 }
 
 func (r *runner) connector(t *testing.T) {
@@ -216,6 +229,13 @@ func (r *runner) step(t *testing.T, step Step) {
 		t.Error(problem)
 	}
 	want := step.Want
+	if want.Waiting != "" {
+		waiting := map[string]error{"pending": broker.ErrDevicePending, "too_fast": broker.ErrDeviceTooFast, "denied": broker.ErrDeviceDenied, "expired": broker.ErrDeviceExpired}
+		if !errors.Is(err, waiting[want.Waiting]) || err == nil {
+			t.Fatalf("error is %v, want %s", err, want.Waiting)
+		}
+		return
+	}
 	if want.Unsupported != errors.Is(err, broker.ErrRevokeUnsupported) {
 		t.Fatalf("error is %v", err)
 	}
@@ -233,6 +253,10 @@ func (r *runner) step(t *testing.T, step Step) {
 		t.Fatal(err)
 	}
 	if step.Call == "revoke" {
+		return
+	}
+	if step.Call == "begin_device" {
+		equal(t, "device", strings.Join(r.device, " "), strings.Join(want.Device, " "))
 		return
 	}
 	equal(t, "account", grant.Account, want.Account)
@@ -272,7 +296,7 @@ func (r *runner) call(ctx context.Context, step Step) (broker.Grant, error) {
 	case "revoke":
 		return broker.Grant{}, r.reg.Revoke(ctx, id, broker.RevokeRequest{RefreshToken: refresh, AccessToken: access, Vars: step.Vars})
 	}
-	return broker.Grant{}, fmt.Errorf("the recording calls %q", step.Call)
+	return r.callBeside(ctx, step)
 }
 
 // player is the provider: it compares the request with the step and gives the step's answer.
@@ -338,6 +362,12 @@ func (p *player) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	} else {
 		form, _ := url.ParseQuery(string(body))
 		got = flat(form)
+	}
+	if assertion := got["assertion"]; assertion != "" && want.Assertion != nil {
+		got["assertion"] = "ASSERTION"
+		for _, problem := range wrongClaims(assertion, want.Assertion) {
+			p.problems = append(p.problems, problem)
+		}
 	}
 	for _, name := range keys(got, want.Form) {
 		complain("parameter "+name, got[name], want.Form[name])
