@@ -115,3 +115,39 @@ func TestTimesAreCutAndUTC(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// A consent on another device: what the user is shown is in the answer, and leads to the provider.
+func TestCreateDeviceConsent(t *testing.T) {
+	b := newBench(t)
+	var got broker.ConsentRequest
+	view := broker.ConsentView{ID: "c1", Status: broker.ConsentStarted, Connector: "files", Subject: "u", Binding: broker.BindingDevice, ExpiresAt: testTime,
+		Device: &broker.DeviceView{UserCode: broker.NewSecret("WDJB-MJHT"), VerificationURI: "https://p.example/device", Interval: 5 * time.Second}}
+	b.service.createConsent = func(r broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error) {
+		got = r
+		return view, broker.ConsentLink{ID: "c1", URL: broker.NewSecret("https://broker.example/connect/LINK"), Binding: broker.BindingDevice, ExpiresAt: testTime.Add(time.Hour)}, nil
+	}
+	r := b.call("POST", "/v1/consents", `{"connector":"files","subject":"u","flow":"device"}`)
+	want := map[string]any{"id": "c1", "url": "https://p.example/device", "status": "started", "binding": "device", "expires_at": "2026-11-24T11:00:00.123Z",
+		"device": map[string]any{"user_code": "WDJB-MJHT", "verification_uri": "https://p.example/device", "interval": 5.0}}
+	if r.status != 201 || !got.Device || !reflect.DeepEqual(r.object, want) {
+		t.Errorf("answer is %d %s for %+v", r.status, r.text, got)
+	}
+	view.Device.VerificationURIComplete = broker.NewSecret("https://p.example/device?user_code=WDJB-MJHT")
+	if r := b.call("POST", "/v1/consents", `{"connector":"files","subject":"u","flow":"device"}`); r.object["url"] != "https://p.example/device?user_code=WDJB-MJHT" {
+		t.Errorf("answer is %s", r.text)
+	}
+	if b.call("POST", "/v1/consents", `{"connector":"files","subject":"u","flow":"link"}`); got.Device {
+		t.Error("a link is no device")
+	}
+	calls := b.service.calls()
+	for _, flow := range []string{`"password"`, `"implicit"`, `"Device"`, `7`, `true`} {
+		b.call("POST", "/v1/consents", `{"connector":"files","subject":"u","flow":`+flow+`}`).refused(t, 400, broker.CodeInvalidRequest)
+	}
+	if n := b.service.calls(); n != calls {
+		t.Errorf("the service was called %d times", n-calls)
+	}
+	b.service.consentStatus = func(string) (broker.ConsentView, error) { return view, nil }
+	if r := b.call("GET", "/v1/consents/c1", ""); r.status != 200 || r.object["device"] == nil {
+		t.Errorf("status is %s", r.text)
+	}
+}

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -215,5 +216,40 @@ func TestDeviceAfterACrash(t *testing.T) {
 		if _, err := completeDevice(h, view.ID, "u-1", "WXYZ-0001"); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A replica that dies with the grant stored and the consent not yet moved on: what the provider gave once is not asked for
+// again, and not lost.
+func TestDeviceGrantSurvivesACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := television(t, 2)
+		view := beginDevice(t, h, "u-1")
+		time.Sleep(6 * time.Second)
+		writes, stopped := 0, make(chan struct{})
+		h.Store.Before = func(_ context.Context, operation string) error {
+			if operation == "UpdateConsent" {
+				if writes++; writes > 2 { // the claim, and the grant
+					<-stopped // it hangs
+					return errors.New("too late")
+				}
+			}
+			return nil
+		}
+		go h.Replicas[0].Sweep(context.Background())
+		synctest.Wait()
+		h.Store.Before = nil
+		for range 120 {
+			time.Sleep(time.Second)
+			h.Replicas[1].Sweep(context.Background())
+		}
+		if got := statusNow(t, h, view.ID); got.Status != broker.ConsentAwaitingCompletion || h.Provider.Device.Polls != 1 || len(h.Provider.Revoked) != 0 {
+			t.Errorf("status %s after %d polls, %d revocations", got.Status, h.Provider.Device.Polls, len(h.Provider.Revoked))
+		}
+		if _, err := completeDevice(h, view.ID, "u-1", "WXYZ-0001"); err != nil {
+			t.Error(err)
+		}
+		close(stopped)
+		synctest.Wait()
 	})
 }

@@ -72,7 +72,7 @@ func TestExampleIsRight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.Clients) != 1 || len(cfg.Connectors) != 3 || len(cfg.Providers) != 1 || len(cfg.Notes) != 0 {
+	if len(cfg.Clients) != 1 || len(cfg.Connectors) != 4 || len(cfg.Providers) != 1 || len(cfg.Notes) != 0 {
 		t.Errorf("read %d clients, %d connectors, %d providers, notes %q", len(cfg.Clients), len(cfg.Connectors), len(cfg.Providers), cfg.Notes)
 	}
 	if len(cfg.Dashboard.TokenSHA256) != 64 {
