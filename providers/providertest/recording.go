@@ -365,9 +365,7 @@ func (p *player) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	if assertion := got["assertion"]; assertion != "" && want.Assertion != nil {
 		got["assertion"] = "ASSERTION"
-		for _, problem := range wrongClaims(assertion, want.Assertion) {
-			p.problems = append(p.problems, problem)
-		}
+		p.problems = append(p.problems, wrongClaims(assertion, want.Assertion)...)
 	}
 	for _, name := range keys(got, want.Form) {
 		complain("parameter "+name, got[name], want.Form[name])
