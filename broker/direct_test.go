@@ -183,6 +183,7 @@ func TestDirectSingleFlight(t *testing.T) {
 		h := brokertest.New(t, 3)
 		h.Conns = append(h.Conns, robot())
 		h.Provider.Before = func(context.Context, string) error { time.Sleep(time.Second); return nil }
+		h.Store.Before = func(context.Context, string) error { time.Sleep(10 * time.Millisecond); return nil } // so that all find nothing at first
 		together := func() {
 			var wait sync.WaitGroup
 			tokens := make([]string, 60)
