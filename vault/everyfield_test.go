@@ -11,9 +11,6 @@ import (
 
 // fill gives every field a value of its own, so that one which a stored form forgets shows.
 func fill(v reflect.Value, n *int) {
-	if _, ok := v.Interface().(*broker.UpstreamError); ok {
-		return // Grant.Withheld is not stored
-	}
 	*n++
 	switch v.Interface().(type) {
 	case broker.Secret:
