@@ -21,6 +21,7 @@ type Service interface {
 	Consents
 	Connections
 	Directory
+	Administration
 }
 
 // Tokens hands out access tokens.
@@ -50,6 +51,15 @@ type Directory interface {
 	SubjectConnectors(ctx context.Context, caller broker.Caller, subject string) ([]broker.SubjectConnector, error)
 	ListConnectors(caller broker.Caller) []broker.Connector
 	ListEvents(ctx context.Context, caller broker.Caller, q broker.EventQuery) ([]broker.Event, string, error)
+}
+
+// Administration lets a tenant manage connectors of its own. Each call checks that the client may.
+type Administration interface {
+	CreateConnector(ctx context.Context, caller broker.Caller, n broker.NewConnector) (broker.ConnectorView, error)
+	OwnConnectors(ctx context.Context, caller broker.Caller) ([]broker.ConnectorView, error)
+	OwnConnector(ctx context.Context, caller broker.Caller, id string) (broker.ConnectorView, error)
+	UpdateConnector(ctx context.Context, caller broker.Caller, id string, change broker.ConnectorChange) (broker.ConnectorView, error)
+	DeleteConnector(ctx context.Context, caller broker.Caller, id string, revoke bool) (broker.Erased, error)
 }
 
 // ClientKey is a client and the SHA-256 digests of its API keys; two during a rotation.
@@ -134,5 +144,10 @@ func (a *API) table() []route {
 		{method: http.MethodGet, path: "/v1/connectors", handle: a.listConnectors},
 		{method: http.MethodGet, path: "/v1/events", handle: a.listEvents,
 			query: []string{"subject", "connector", "connection", "type", "scope", "since", "until", "limit", "cursor"}},
+		{method: http.MethodPost, path: "/v1/admin/connectors", handle: a.createConnector},
+		{method: http.MethodGet, path: "/v1/admin/connectors", handle: a.ownConnectors},
+		{method: http.MethodGet, path: "/v1/admin/connectors/:id", handle: a.ownConnector},
+		{method: http.MethodPatch, path: "/v1/admin/connectors/:id", handle: a.updateConnector},
+		{method: http.MethodDelete, path: "/v1/admin/connectors/:id", handle: a.deleteConnector, query: []string{"revoke"}},
 	}
 }

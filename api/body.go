@@ -100,6 +100,9 @@ func checkType(header http.Header) error {
 	return nil
 }
 
+// takesBody tells whether calls of that method come with a body.
+func takesBody(method string) bool { return method == http.MethodPost || method == http.MethodPatch }
+
 // noBody refuses a body where none belongs: a caller who sends one expects it to matter.
 func (in *request) noBody() error {
 	if in.http.ContentLength == 0 {

@@ -24,6 +24,8 @@ type connectionAnswer struct {
 	LastRefreshedAt *string                 `json:"last_refreshed_at"`
 	ExpiresAt       *string                 `json:"expires_at"`
 	Error           string                  `json:"error,omitzero"`
+	// ClientGeneration is left out where nobody counts.
+	ClientGeneration int64 `json:"client_generation,omitzero"`
 }
 
 func showConnection(c broker.Connection) connectionAnswer {
@@ -31,7 +33,7 @@ func showConnection(c broker.Connection) connectionAnswer {
 		ID: c.ID, Subject: c.Subject, Connector: c.Connector, Status: c.Status,
 		Scopes: scopeArray(c.Scopes), Account: account(c.Account),
 		CreatedAt: stampOrNull(c.CreatedAt), LastIssuedAt: stampOrNull(c.LastIssued),
-		LastRefreshedAt: stampOrNull(c.LastRefreshed), ExpiresAt: stampOrNull(c.ExpiresAt()), Error: c.Error,
+		LastRefreshedAt: stampOrNull(c.LastRefreshed), ExpiresAt: stampOrNull(c.ExpiresAt()), Error: c.Error, ClientGeneration: c.ClientGeneration,
 	}
 }
 

@@ -67,7 +67,7 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 	if in.query, err = readQuery(in.http.URL, in.match.route.query); err != nil {
 		return answer{}, err
 	}
-	if in.http.Method != http.MethodPost {
+	if !takesBody(in.http.Method) {
 		if err := in.noBody(); err != nil {
 			return answer{}, err
 		}

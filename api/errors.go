@@ -33,7 +33,7 @@ func statusOf(code broker.Code) int {
 	case broker.CodeNotFound:
 		return http.StatusNotFound
 	case broker.CodeConsentRequired, broker.CodeAccountSelectionRequired, broker.CodeAccountChanged,
-		broker.CodeLongLivedToken, broker.CodeTTLUnavailable:
+		broker.CodeLongLivedToken, broker.CodeTTLUnavailable, broker.CodeConnectorInUse:
 		return http.StatusConflict
 	case broker.CodeExpired:
 		return http.StatusGone

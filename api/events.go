@@ -95,7 +95,7 @@ func isEventType(t broker.EventType) bool {
 		broker.EventConsentFailed, broker.EventConsentCompleted, broker.EventTokenIssued, broker.EventTokenRefused,
 		broker.EventTokenRefreshed, broker.EventTokenRefreshFailed, broker.EventScopeReduced,
 		broker.EventConnectionNeedsConsent, broker.EventConnectionNoticed, broker.EventConnectionRevoked, broker.EventSubjectErased,
-		broker.EventIntegrityFailed:
+		broker.EventIntegrityFailed, broker.EventConnectorCreated, broker.EventConnectorUpdated, broker.EventConnectorDeleted:
 		return true
 	}
 	action, isOperator := strings.CutPrefix(string(t), "operator.")

@@ -51,6 +51,11 @@ type fakeService struct {
 	subjectConnectors func(subject string) ([]broker.SubjectConnector, error)
 	listConnectors    func() []broker.Connector
 	listEvents        func(broker.EventQuery) ([]broker.Event, string, error)
+	createConnector   func(broker.NewConnector) (broker.ConnectorView, error)
+	ownConnectors     func() ([]broker.ConnectorView, error)
+	ownConnector      func(id string) (broker.ConnectorView, error)
+	updateConnector   func(id string, change broker.ConnectorChange) (broker.ConnectorView, error)
+	deleteConnector   func(id string, revoke bool) (broker.Erased, error)
 
 	mu      sync.Mutex
 	callers []broker.Caller
@@ -124,6 +129,27 @@ func (f *fakeService) ListConnectors(c broker.Caller) []broker.Connector {
 func (f *fakeService) ListEvents(ctx context.Context, c broker.Caller, q broker.EventQuery) ([]broker.Event, string, error) {
 	f.called(ctx, c, f.listEvents != nil)
 	return f.listEvents(q)
+}
+
+func (f *fakeService) CreateConnector(ctx context.Context, c broker.Caller, n broker.NewConnector) (broker.ConnectorView, error) {
+	f.called(ctx, c, f.createConnector != nil)
+	return f.createConnector(n)
+}
+func (f *fakeService) OwnConnectors(ctx context.Context, c broker.Caller) ([]broker.ConnectorView, error) {
+	f.called(ctx, c, f.ownConnectors != nil)
+	return f.ownConnectors()
+}
+func (f *fakeService) OwnConnector(ctx context.Context, c broker.Caller, id string) (broker.ConnectorView, error) {
+	f.called(ctx, c, f.ownConnector != nil)
+	return f.ownConnector(id)
+}
+func (f *fakeService) UpdateConnector(ctx context.Context, c broker.Caller, id string, change broker.ConnectorChange) (broker.ConnectorView, error) {
+	f.called(ctx, c, f.updateConnector != nil)
+	return f.updateConnector(id, change)
+}
+func (f *fakeService) DeleteConnector(ctx context.Context, c broker.Caller, id string, revoke bool) (broker.Erased, error) {
+	f.called(ctx, c, f.deleteConnector != nil)
+	return f.deleteConnector(id, revoke)
 }
 
 // bench is an API behind a real server, together with routes of "another package" that catch everything.

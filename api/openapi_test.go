@@ -67,8 +67,8 @@ func TestDocumentHasEveryRoute(t *testing.T) {
 				t.Errorf("%s %s: operationId %q is missing or taken", method, path, op.OperationID)
 			}
 			ids[op.OperationID] = true
-			if (op.RequestBody != nil) != (method == http.MethodPost) {
-				t.Errorf("%s %s: a POST has a body and nothing else has", method, path)
+			if (op.RequestBody != nil) != takesBody(method) {
+				t.Errorf("%s %s: POST and PATCH have a body and nothing else has", method, path)
 			}
 			for _, status := range []string{"401", "default"} {
 				if op.Responses.Value(status) == nil {

@@ -73,8 +73,12 @@ func (a *API) eraseSubject(ctx context.Context, in *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	return ok(showErased(erased))
+}
+
+func showErased(erased broker.Erased) erasedAnswer {
 	counts := erased.RevokedUpstream
-	return ok(erasedAnswer{Connections: erased.Connections, RevokedUpstream: revokedCounts{
+	return erasedAnswer{Connections: erased.Connections, RevokedUpstream: revokedCounts{
 		Done: counts[broker.RevokedDone], Unsupported: counts[broker.RevokedUnsupported], Failed: counts[broker.RevokedFailed],
-	}})
+	}}
 }

@@ -5,7 +5,7 @@ import "time"
 // EventType is the type of an audit event.
 type EventType string
 
-// The event types of the contract.
+// The event types of the contract, and those of what tenants do with connectors of their own.
 const (
 	EventConsentCreated         EventType = "consent.created"
 	EventConsentStarted         EventType = "consent.started"
@@ -23,6 +23,9 @@ const (
 	EventConnectionNoticed      EventType = "connection.noticed"
 	EventSubjectErased          EventType = "subject.erased"
 	EventIntegrityFailed        EventType = "integrity.failed"
+	EventConnectorCreated       EventType = "connector.created"
+	EventConnectorUpdated       EventType = "connector.updated"
+	EventConnectorDeleted       EventType = "connector.deleted"
 	EventOperatorSignedIn       EventType = "operator.signed_in"
 	EventOperatorSignInFailed   EventType = "operator.sign_in_failed"
 	EventOperatorViewed         EventType = "operator.viewed"

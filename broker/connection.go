@@ -39,6 +39,8 @@ type Connection struct {
 	SharedGrant string
 	// SharedGeneration is the generation of that grant which the connection's tokens are of.
 	SharedGeneration int64
+	// ClientGeneration is the generation of the OAuth client's secret with which the newest tokens were obtained; 0: not known.
+	ClientGeneration int64
 	// Extra are provider facts that a caller needs (Salesforce's instance_url).
 	Extra map[string]string
 	// Vars are values learned from the callback or token response that fill the provider's {placeholders} for this grant.
@@ -137,6 +139,8 @@ type Grant struct {
 	Lifetime time.Duration
 	// RefreshExpiry is when the refresh token ends, where the response says so.
 	RefreshExpiry time.Time
+	// ClientGeneration is the generation of the client secret that obtained it; 0: the connector counts none.
+	ClientGeneration int64
 	// Account and Extra as far as the token response (or its id_token) tells them; Identify fills the rest.
 	Account Account
 	Extra   map[string]string

@@ -18,7 +18,7 @@ func (s *Service) OpenLink(ctx context.Context, link Secret) (ConsentPage, error
 	if err != nil {
 		return ConsentPage{}, err
 	}
-	connector, ok := s.cfg.Connectors.Connector(consent.Connector)
+	connector, ok := s.connectorsOf(ctx, consent.Tenant).Connector(consent.Connector)
 	if !ok {
 		return ConsentPage{}, errNoConsent()
 	}

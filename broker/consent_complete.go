@@ -371,7 +371,7 @@ func connectionOf(consent Consent, grant Grant, old Connection, changed bool, no
 	if next.Account.ID == "" || changed || consent.Account.ID == next.Account.ID {
 		next.Account = consent.Account
 	}
-	next.Extra, next.Vars = grant.Extra, grant.Vars
+	next.Extra, next.Vars, next.ClientGeneration = grant.Extra, grant.Vars, grant.ClientGeneration
 	next.Lifetime, next.LastRefreshed, next.RefreshExpiry = grant.Lifetime, time.Time{}, grant.RefreshExpiry
 	next.Tokens = []AccessTokenInfo{{Scopes: next.Scopes, ExpiresAt: grant.ExpiresAt, Never: grant.Never}}
 	return next, grant

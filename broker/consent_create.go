@@ -14,7 +14,7 @@ func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentR
 	if req.ReturnTo != "" && !mayReturnTo(caller.Client, req.ReturnTo) {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, errReturnTo())
 	}
-	asked, err := admit(caller.Client, s.cfg.Connectors, req.Connector, req.Scopes)
+	asked, err := admit(caller.Client, s.connectorsOf(ctx, caller.Client.Tenant), req.Connector, req.Scopes)
 	if err != nil {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
 	}
@@ -248,6 +248,7 @@ func (s *Service) loadConsent(ctx context.Context, id string) (Consent, error) {
 	if err != nil {
 		return Consent{}, storeError("read the consent", err)
 	}
+	s.know(ctx, consent.Tenant, consent.Connector)
 	return consent, nil
 }
 

@@ -5,8 +5,9 @@
 // consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), direct.go (tokens without a
 // consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
 // and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
-// several connections), holders.go (grants that end together). Every rule about who may have what is in policy.go; every
-// event in audit.go; every error in error.go.
+// several connections), holders.go (grants that end together), tenantconnector.go, connectoradmin.go and connectorsync.go
+// (connectors that tenants make themselves). Every rule about who may have what is in policy.go; every event in audit.go;
+// every error in error.go.
 //
 // # A token
 //

@@ -241,7 +241,7 @@ func (s *Service) lookAfterAll(ctx context.Context, due []Connection) {
 // lookAfter begins the refresh of a grant that is due, or says when to look again. It waits for a place, and not for the provider.
 func (s *Service) lookAfter(ctx context.Context, conn Connection, provider string, place func(Connection) bool) {
 	now := s.cfg.Now()
-	connector, configured := s.cfg.Connectors.Connector(conn.Connector)
+	connector, configured := s.connectorsOf(ctx, conn.Tenant).Connector(conn.Connector)
 	_, known := s.cfg.Client(conn.Client)
 	why, next := s.whyEarly(conn, connector)
 	switch {

@@ -9,7 +9,7 @@ import (
 // Code is the machine-readable half of an Error, one of contract.md's list; its HTTP status is the api package's matter.
 type Code string
 
-// The error codes of the contract.
+// The error codes of the contract, and of the administration of connectors.
 const (
 	CodeInvalidRequest           Code = "invalid_request"
 	CodeInvalidScope             Code = "invalid_scope"
@@ -23,6 +23,7 @@ const (
 	CodeAccountChanged           Code = "account_changed"
 	CodeLongLivedToken           Code = "long_lived_token"
 	CodeTTLUnavailable           Code = "ttl_unavailable"
+	CodeConnectorInUse           Code = "connector_in_use"
 	CodeExpired                  Code = "expired"
 	CodeSlowDown                 Code = "slow_down"
 	CodeProviderMisconfigured    Code = "provider_misconfigured"

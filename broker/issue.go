@@ -25,7 +25,7 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 	if req.ReturnTo != "" && !mayReturnTo(caller.Client, req.ReturnTo) {
 		return Token{}, s.refused(ctx, caller, req, req.Scopes, errReturnTo())
 	}
-	asked, err := admit(caller.Client, s.cfg.Connectors, req.Connector, req.Scopes)
+	asked, err := admit(caller.Client, s.connectorsOf(ctx, caller.Client.Tenant), req.Connector, req.Scopes)
 	if err != nil {
 		return Token{}, s.refused(ctx, caller, req, req.Scopes, err)
 	}

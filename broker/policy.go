@@ -93,9 +93,20 @@ func errConnectorDenied(connector string) *Error {
 	return Errorf(CodeAccessDenied, "this client may not use connector %s; the operator allows it under clients: connectors", connector)
 }
 
-// mayUse tells whether the client may use the connector.
+// mayUse tells whether the client may use the connector, if it is one that its tenant sees.
 func mayUse(client Client, connector string) bool {
-	return client.Connectors == nil || slices.Contains(client.Connectors, connector)
+	return client.Connectors == nil || slices.Contains(client.Connectors, connector) || client.OwnConnectors && madeByTenant(connector)
+}
+
+// mayManage decides whether the client may see and change how connectors of its tenant are made.
+func (s *Service) mayManage(client Client) error {
+	switch {
+	case !s.hasTenantConnectors():
+		return Errorf(CodeAccessDenied, "this broker takes its connectors from its configuration alone")
+	case !client.ManageConnectors:
+		return Errorf(CodeAccessDenied, "this client may not manage connectors; the operator allows it under clients: manage_connectors")
+	}
+	return nil
 }
 
 // mayReturnTo tells whether a consent may send the browser there: exact comparison, nothing else (RFC 9700 section 4.11.1).

@@ -208,7 +208,8 @@ type Cursors interface {
 	OpenCursor(purpose, cursor string) (string, error)
 }
 
-// Connectors is the operator's configuration of providers.
+// Connectors are the connectors that there are: those of the operator's configuration, and those that tenants made
+// (ConnectorRegistry). Use cases read them as a tenant sees them (connectorsOf).
 type Connectors interface {
 	// Connector returns one by id.
 	Connector(id string) (Connector, bool)
@@ -243,7 +244,7 @@ type Connector struct {
 	Impersonate []string
 	// Device: users may consent on another device (RFC 8628).
 	Device bool
-	// Tenants that the connector is there for; nil: all.
+	// Tenants that the connector is there for; nil: all. One that a tenant made is there for that tenant.
 	Tenants []string
 	// SharedGrants, if set, names the OAuth client at the provider: whoever connects the same account through it gets the one
 	// chain of refresh tokens that this account has there, so that several connections hold it together (Slack's bot tokens).

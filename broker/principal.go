@@ -15,6 +15,10 @@ type Client struct {
 	ReturnTo []string
 	// Origins are the web origins that hear the consent page's postMessage (RFC 9700 section 4.17).
 	Origins []string
+	// ManageConnectors: it may make, change and delete connectors of its tenant.
+	ManageConnectors bool
+	// OwnConnectors: it may use those beside Connectors. Without a list of connectors it may in any case.
+	OwnConnectors bool
 }
 
 // Actor is the agent that will use a token: ids that the client states, kept for audit and policy.

@@ -150,8 +150,8 @@ func (s *Service) SubjectConnectors(ctx context.Context, caller Caller, subject 
 // ListConnectors lists the connectors that this client may use, each with the scopes that it may ask.
 func (s *Service) ListConnectors(caller Caller) []Connector {
 	var mine []Connector
-	for _, c := range s.cfg.Connectors.All() {
-		if !mayUse(caller.Client, c.ID) || !ofTenant(c, caller.Client.Tenant) {
+	for _, c := range s.connectorsOf(context.Background(), caller.Client.Tenant).All() {
+		if !mayUse(caller.Client, c.ID) {
 			continue
 		}
 		if ceiling := caller.Client.Scopes; ceiling != nil {

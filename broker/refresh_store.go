@@ -91,6 +91,9 @@ func renewed(conn Connection, grant Grant, w want, now time.Time) (Connection, S
 	if !grant.RefreshExpiry.IsZero() {
 		next.RefreshExpiry = grant.RefreshExpiry
 	}
+	if grant.ClientGeneration != 0 {
+		next.ClientGeneration = grant.ClientGeneration
+	}
 	next.Extra = merged(conn.Extra, grant.Extra)
 	next.Vars = merged(conn.Vars, grant.Vars)
 

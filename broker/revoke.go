@@ -45,6 +45,7 @@ func (s *Service) revoke(ctx context.Context, caller Caller, conn Connection, re
 			return RevokedDone, nil
 		}
 	}
+	s.know(ctx, conn.Tenant, conn.Connector)
 	entry := s.entry(caller, EventConnectionRevoked, conn.Subject, conn.Connector, conn.ID)
 	entry.Outcome, entry.Reason = "ok", reason
 	var err error

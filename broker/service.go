@@ -26,6 +26,9 @@ type Config struct {
 	Connectors  Connectors
 	Placement   Placement
 	Cursors     Cursors
+	// TenantConnectors and Registry let tenants make connectors of their own; without either there are none.
+	TenantConnectors TenantConnectors
+	Registry         ConnectorRegistry
 	// Client returns a configured client by id; required. A client that is gone from the configuration asks for nothing more.
 	Client func(id string) (Client, bool)
 
@@ -74,6 +77,9 @@ type Service struct {
 	detached sync.WaitGroup
 	killed   chan struct{} // closed when Drain's time is up: what is still running must end
 
+	connectorTurn chan struct{} // holds a value while somebody brings store and registry together
+	connectorMark string        // of what was read last; belongs to the holder of the turn
+
 	links singleflight.Group // equal consents asked for at the same time
 }
 
@@ -107,11 +113,11 @@ func New(cfg Config) (*Service, error) {
 		cfg.EarlyRefreshes = 16
 	}
 	cfg.PublicURL = strings.TrimSuffix(cfg.PublicURL, "/")
-	t, err := newTelemetry(func(id string) bool { _, ok := cfg.Connectors.Connector(id); return ok })
+	t, err := newTelemetry(func(id string) bool { _, ok := cfg.Connectors.Connector(id); return ok && !madeByTenant(id) })
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly()}
+	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), connectorTurn: make(chan struct{}, 1)}
 	s.refresher = newRefresher(s)
 	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
 		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)

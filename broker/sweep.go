@@ -20,11 +20,12 @@ const (
 	revocationGrace = time.Minute
 )
 
-// Run does the background work until ctx ends: consents whose time is up, revocations that a crash interrupted, and grants
+// Run does the background work until ctx ends: what changed of tenants' connectors, consents whose time is up, revocations that a crash interrupted, and grants
 // that are refreshed ahead of need. Any number of replicas may run it; each piece is claimed by compare-and-swap.
 func (s *Service) Run(ctx context.Context) error {
 	// Each by itself: a provider that hangs in one must not hold up the others.
 	var group sync.WaitGroup
+	group.Go(func() { s.followConnectors(ctx) })
 	for _, sweep := range []func(context.Context){s.sweepConsents, s.sweepDevices, s.sweepRevocations, s.sweepRefreshes, s.sweepHolders} {
 		group.Go(func() {
 			ticker := time.NewTicker(s.cfg.SweepEvery)
@@ -109,6 +110,7 @@ func (s *Service) expire(ctx context.Context, consent Consent) (bool, error) {
 	if s.statusOf(consent) != ConsentExpired || s.cfg.Now().Before(consent.BusyUntil) {
 		return false, nil
 	}
+	s.know(ctx, consent.Tenant, consent.Connector)
 	var claim time.Time
 	reason := "the link was not used in time"
 	switch {

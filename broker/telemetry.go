@@ -57,7 +57,7 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 
 func (t telemetry) connector(id string) attribute.KeyValue {
 	if !t.known(id) {
-		id = "unknown" // what a caller made up must not become a label
+		id = "unknown" // what a caller made up, or a tenant made, must not become a label
 	}
 	return attribute.String("connector", id)
 }

@@ -22,7 +22,7 @@ const (
 // rotates it is the only one left (faults.md, step 5). used is the refresh token that was sent; zero: it was a code.
 func (s *server) readGrant(a answer, paths *TokenResponse, used broker.Secret) (broker.Grant, error) {
 	tree, renewal := readTree(a), !used.IsZero()
-	var g broker.Grant
+	g := broker.Grant{ClientGeneration: a.client}
 	g.RefreshToken = broker.NewSecret(tree.secret(paths.RefreshToken))
 	if token := tree.secret(paths.AccessToken); visible(token) {
 		g.AccessToken = broker.NewSecret(token)

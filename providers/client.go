@@ -21,26 +21,27 @@ const maxBody = 1 << 20
 
 // client sends single requests. It follows no redirect and repeats nothing.
 type client struct {
-	operator *http.Client // private addresses allowed
-	public   *http.Client
-	timeout  time.Duration
-	now      func() time.Time
+	doers   map[reach]*http.Client
+	timeout time.Duration
+	now     func() time.Time
 }
 
 func newClient(cfg Config) *client {
-	made := func(allowPrivate bool) *http.Client {
+	made := func(r reach) *http.Client {
 		return &http.Client{
-			Transport: newTransport(cfg, allowPrivate),
+			Transport: newTransport(cfg, r),
 			// A redirect could carry client secret and refresh token to another host (307, 308).
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	return &client{operator: made(true), public: made(false), timeout: cfg.Timeout, now: cfg.Now}
+	doers := map[reach]*http.Client{reachPrivate: made(reachPrivate), reachPublic: made(reachPublic), reachGuarded: made(reachGuarded)}
+	return &client{doers: doers, timeout: cfg.Timeout, now: cfg.Now}
 }
 
 func (c *client) close() {
-	c.operator.CloseIdleConnections()
-	c.public.CloseIdleConnections()
+	for _, doer := range c.doers {
+		doer.CloseIdleConnections()
+	}
 }
 
 // outgoing is a request to a provider.
@@ -51,7 +52,7 @@ type outgoing struct {
 	header  http.Header
 	body    []byte
 	timeout time.Duration // 0: the client's
-	private bool
+	reach   reach
 }
 
 // answer is what came back: perhaps cut short, then broken tells why. Its body may hold secrets.
@@ -61,6 +62,7 @@ type answer struct {
 	body   []byte
 	broken error
 	sent   time.Time // just before the request went out
+	client int64     // generation of the client secret that it was sent with
 }
 
 // send sends the request once, before the deadline or not at all; see there for what comes late. The error is an
@@ -93,12 +95,8 @@ func (c *client) send(ctx context.Context, out outgoing) (answer, error) {
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", "tokenbroker")
 
-	doer := c.public
-	if out.private {
-		doer = c.operator
-	}
 	a := answer{sent: c.now()}
-	resp, err := doer.Do(req)
+	resp, err := c.doers[out.reach].Do(req)
 	if err != nil {
 		class, what := broker.ClassUnsent, "could not be reached"
 		if d.wasSent() {

@@ -157,6 +157,9 @@ type Definition struct {
 	// else did. Link-local, unspecified and multicast addresses are refused in any case.
 	AllowPrivate bool `yaml:"-"`
 
+	// tenant: a tenant made the connector that uses it (reach.go).
+	tenant bool
+
 	lines lines
 	// broken: it has problems, which were reported; no connector works with it.
 	broken bool

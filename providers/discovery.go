@@ -136,7 +136,7 @@ func metadataURLs(issuer string) []string {
 
 // fetchMetadata gets one document. ok is false where there is none: any 4xx, or a page instead of JSON.
 func fetchMetadata(ctx context.Context, c *client, d *Definition, place string) (doc metadata, ok bool, err error) {
-	a, err := c.send(ctx, outgoing{what: "metadata", method: "GET", url: place, private: d.AllowPrivate})
+	a, err := c.send(ctx, outgoing{what: "metadata", method: "GET", url: place, reach: d.reach(place)})
 	switch {
 	case err != nil:
 		var u *broker.UpstreamError

@@ -1,5 +1,5 @@
-// Package providers speaks to authorization servers. It implements two ports of broker: Connectors (what may be asked)
-// and Upstream (authorization URL, exchange, refresh, identify, revoke).
+// Package providers speaks to authorization servers. It implements three ports of broker: Connectors (what may be asked),
+// ConnectorRegistry (what changes of that while the program runs) and Upstream (authorization URL, exchange, refresh, identify, revoke).
 //
 // A provider is data: a Definition, one YAML file in catalogue/ or an entry under providers: in the operator's
 // configuration, in the same schema (README.md). There is one client for all of them. What a provider does differently
@@ -12,9 +12,11 @@
 //	validate.go     what a definition must fulfil; all problems at once
 //	url.go          which addresses are acceptable, and how {placeholders} are filled
 //	catalogue.go    the built-in definitions
+//	connector.go    a connector as it is configured
 //	registry.go     New: definitions and connectors become servers, the Connectors port
+//	tenants.go      connectors that tenants made come and go; reach.go: where their requests may go
 //	authorize.go    the authorization request, the fingerprint of a flow
-//	token.go        Exchange and Refresh
+//	token.go        Exchange and Refresh; overlap.go: two client secrets for a while
 //	answer.go       reading a token response so that a refresh token in it is never lost
 //	errors.go       what a failed answer means
 //	identify.go     whose account it is        revoke.go    ending a grant

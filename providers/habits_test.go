@@ -171,7 +171,7 @@ func TestRevokeByDelete(t *testing.T) {
 	f := newFake(t)
 	f.answers("/applications/abc/grant", 204, "")
 	r := connect(t, setup{yaml: f.plain("  revocation: {method: DELETE, auth: basic, format: json, token: access, params: {access_token: '{token}'}}")})
-	r.servers["files"].def.RevocationEndpoint = f.URL + "/applications/{client_id}/grant"
+	r.present.Load().servers["files"].def.RevocationEndpoint = f.URL + "/applications/{client_id}/grant"
 	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{AccessToken: broker.NewSecret("at")}); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func (j *jwksCache) find(ctx context.Context, r *Registry, s *server, id string)
 	known := j.keys.Key(id)
 	if age := now.Sub(j.asked); j.asked.IsZero() || age > jwksKept || len(known) == 0 && age > jwksAgain {
 		j.asked = now // also where it fails: whoever sends nonsense must not make us ask again and again
-		a, err := r.client.send(ctx, outgoing{what: "key set", method: http.MethodGet, url: s.def.Notices.Signature.JWKS, private: s.def.AllowPrivate, timeout: 10 * time.Second})
+		a, err := r.client.send(ctx, outgoing{what: "key set", method: http.MethodGet, url: s.def.Notices.Signature.JWKS, reach: s.def.reach(s.def.Notices.Signature.JWKS), timeout: 10 * time.Second})
 		if err == nil && a.broken == nil && a.status == http.StatusOK {
 			var fresh jose.JSONWebKeySet
 			if err := json.Unmarshal(a.body, &fresh); err == nil {

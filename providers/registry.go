@@ -9,6 +9,8 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -38,39 +40,13 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// ConnectorConfig is a connector as the operator configured it.
-type ConnectorConfig struct {
-	ID string
-	// Provider is the id of a definition, or of a product in the catalogue ("google-drive").
-	Provider      string
-	Name          string // shown to users; default: the product's name, else the provider's
-	ClientID      string
-	ClientSecret  broker.Secret
-	NoticeSecret  broker.Secret // that the provider signs its notices with
-	PKCE          string        // S256: sent although the definition does not know whether the provider has it
-	Scopes        []string      // default: the product's
-	DefaultScopes []string      // default: all of Scopes
-	Vars          map[string]string
-
-	// Grant is how tokens are obtained; default authorization_code. Device: users may consent on another device, too.
-	Grant  string
-	Device bool
-	// Tenants that the connector is there for; required where its own credentials obtain tokens, else default all.
-	Tenants []string
-	// Assertion is for grant jwt_bearer, and so is Impersonate: the subjects that it acts for, each whole or as *@DOMAIN.
-	Assertion   AssertionConfig
-	Impersonate []string
-
-	// Line in the configuration, and Key ("connectors[0]"), for messages; may be left out.
-	Line int
-	Key  string
-}
-
-// Registry holds the connectors. It implements broker.Connectors and broker.Upstream; it is safe for concurrent use and
-// does nothing in the background.
+// Registry holds the connectors. It implements broker.Connectors, broker.ConnectorRegistry and broker.Upstream; it is safe for
+// concurrent use and does nothing in the background.
 type Registry struct {
-	order     []broker.Connector
-	servers   map[string]*server
+	cfg       Config
+	known     map[string]found
+	changing  sync.Mutex               // for who changes what connectors holds
+	present   atomic.Pointer[snapshot] // replaced as a whole, never changed
 	client    *client
 	now       func() time.Time
 	log       *slog.Logger
@@ -81,7 +57,15 @@ type Registry struct {
 var (
 	_ broker.Connectors = (*Registry)(nil)
 	_ broker.Upstream   = (*Registry)(nil)
+
+	_ broker.ConnectorRegistry = (*Registry)(nil)
 )
+
+// snapshot is the connectors as they are at one moment.
+type snapshot struct {
+	order   []broker.Connector
+	servers map[string]*server
+}
 
 // server is one connector with its provider's definition, made ready for use.
 type server struct {
@@ -94,6 +78,9 @@ type server struct {
 	meta   *metadataCache
 	jwks   *jwksCache
 	signer jose.Signer // of assertions; nil: there are none
+	// previous is the same with the client secret before this one (overlap.go); nil: there is none.
+	previous *server
+	made     time.Time // by a tenant
 }
 
 // New checks the configuration and makes a Registry. It sends nothing. An error about the configuration is Problems,
@@ -116,11 +103,13 @@ func New(cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{servers: map[string]*server{}, client: newClient(cfg), now: cfg.Now, log: cfg.Log, telemetry: t}
-	known, problems := index(builtin, cfg.Custom)
+	r := &Registry{cfg: cfg, client: newClient(cfg), now: cfg.Now, log: cfg.Log, telemetry: t}
+	var problems Problems
+	r.known, problems = index(builtin, cfg.Custom)
+	present := &snapshot{servers: map[string]*server{}}
 	ids := map[string]bool{}
 	for _, c := range cfg.Connectors {
-		s, found := r.newServer(c, known, cfg)
+		s, found := r.newServer(c)
 		problems = append(problems, found...)
 		if ids[c.ID] {
 			problems = append(problems, Problem{Line: c.Line, Key: join(c.Key, "id"), Text: fmt.Sprintf("%q is used by another connector", c.ID)})
@@ -129,13 +118,13 @@ func New(cfg Config) (*Registry, error) {
 		if s == nil {
 			continue
 		}
-		s.view.Timeout = s.patience(cfg)
-		r.servers[c.ID] = s
-		r.order = append(r.order, s.view)
+		present.servers[c.ID] = s
+		present.order = append(present.order, s.view)
 	}
 	if err := problems.err(); err != nil {
 		return nil, err
 	}
+	r.present.Store(present)
 	return r, nil
 }
 
@@ -181,17 +170,17 @@ func index(builtin, custom []*Definition) (map[string]found, Problems) {
 	return known, problems
 }
 
-func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Config) (*server, Problems) {
+func (r *Registry) newServer(c ConnectorConfig) (*server, Problems) {
 	var problems Problems
 	add := func(key, format string, args ...any) {
 		problems = append(problems, Problem{Line: c.Line, Key: join(c.Key, key), Text: fmt.Sprintf(format, args...)})
 	}
-	if !idPattern.MatchString(c.ID) {
+	if c.Tenant == "" && !idPattern.MatchString(c.ID) {
 		add("id", "must be 1 to 64 lower-case letters, digits and hyphens")
 	}
-	f, ok := known[c.Provider]
+	f, ok := r.known[c.Provider]
 	if !ok || c.Provider == "" {
-		if _, unnamed := known[""]; !unnamed || c.Provider == "" {
+		if _, unnamed := r.known[""]; !unnamed || c.Provider == "" {
 			add("provider", "%q is neither in the built-in catalogue nor under providers", c.Provider)
 		}
 		// What does not depend on the provider is checked all the same.
@@ -206,13 +195,14 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 		}
 	}
 	d := f.def.as(f.product).withDefaults()
+	d.tenant = c.Tenant != ""
 	switch {
 	case c.PKCE == "S256":
 		d.PKCE = "S256"
 	case c.PKCE != "":
 		add("pkce", "must be S256: what it is otherwise the provider's definition says")
 	}
-	s := &server{id: c.ID, def: d, config: c, meta: newMetadataCache(cfg), jwks: &jwksCache{}}
+	s := &server{id: c.ID, def: d, config: c, meta: newMetadataCache(r.cfg), jwks: &jwksCache{}}
 	if c.ClientID == "" {
 		add("client_id", "is missing")
 	}
@@ -232,6 +222,8 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 		decl, ok := d.Vars[name]
 		switch {
 		case d.doubtful("vars." + name):
+		case !ok && c.Tenant != "":
+			add("vars."+name, "is not known: %s has no such placeholder", c.Provider)
 		case !ok:
 			// No problem: one set of vars may serve several definitions, and it can't do harm.
 			r.notes = append(r.notes, Problem{Line: c.Line, Key: join(c.Key, "vars."+name), Text: fmt.Sprintf("has no effect: %s has no such placeholder", c.Provider)})
@@ -256,11 +248,14 @@ func (r *Registry) newServer(c ConnectorConfig, known map[string]found, cfg Conf
 			}
 		}
 	}
+	s.checkReach(add)
 	s.scopes(f.product, add)
 	s.grant(add)
 	if c.Device {
 		r.notes = append(r.notes, Problem{Line: c.Line, Key: join(c.Key, "device"), Text: "is true: with a device code nothing shows that who allows it is the person in the chat (RFC 8628 section 5.4); where users have a phone at hand, a link of binding code is safer"})
 	}
+	s.view.Timeout = s.patience(r.cfg)
+	s.previous = s.withPrevious()
 	if f.def.broken {
 		return nil, problems // its own problems were reported to whoever parsed it
 	}
@@ -293,15 +288,20 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	view := broker.Connector{ID: c.ID, Name: c.Name, Provider: d.Name, Category: d.Category, Default: asked, Implied: implied,
 		Narrows: d.Narrows, Exclusive: d.Rotation == "strict", RefreshEndsAccess: d.RefreshEndsAccessToken, DeniedCodes: slices.Clone(d.Errors.Denied),
 		ProviderID: d.ID, ClientKey: d.ID + "/" + c.ClientID, RefreshIdle: time.Duration(d.RefreshTokenIdle) * time.Second}
-	if len(d.Vars) > 0 {
+	if len(d.Vars) > 0 || c.Tenant != "" {
+		// What a tenant's OAuth client suffers stops nobody else.
 		view.ProviderID = d.ID + "/" + c.ID // {placeholders} may lead each connector to a server of its own
 	}
 	view.Notices = s.takesNotices()
+	if c.Tenant != "" {
+		// Where a tenant says what the client is, and perhaps what the server, it must not reach into grants of others.
+		view.ClientKey += "\x00" + c.Tenant
+	}
 	if d.SharedGrants {
 		view.SharedGrants = view.ClientKey
 	}
 	if ends := d.Revocation.Ends; ends == "client" || ends == "app" {
-		view.RevokesAll = d.ID + "/" + c.ClientID
+		view.RevokesAll = view.ClientKey
 	}
 	if product != nil {
 		def(&view.Name, product.Name)
@@ -335,7 +335,7 @@ func (s *server) patience(cfg Config) time.Duration {
 
 // Connector returns one by id.
 func (r *Registry) Connector(id string) (broker.Connector, bool) {
-	s, ok := r.servers[id]
+	s, ok := r.present.Load().servers[id]
 	if !ok {
 		return broker.Connector{}, false
 	}
@@ -344,7 +344,7 @@ func (r *Registry) Connector(id string) (broker.Connector, bool) {
 
 // Definition returns the connector's definition as its product needs it, with every default. It must not be changed.
 func (r *Registry) Definition(id string) (*Definition, bool) {
-	s, ok := r.servers[id]
+	s, ok := r.present.Load().servers[id]
 	if !ok {
 		return nil, false
 	}
@@ -354,11 +354,11 @@ func (r *Registry) Definition(id string) (*Definition, bool) {
 // Notes are what is no problem of the configuration, but likely not meant.
 func (r *Registry) Notes() []Problem { return slices.Clone(r.notes) }
 
-// All returns the connectors in the order of the configuration.
-func (r *Registry) All() []broker.Connector { return slices.Clone(r.order) }
+// All returns the connectors in the order of the configuration, and behind them those of tenants, oldest first.
+func (r *Registry) All() []broker.Connector { return slices.Clone(r.present.Load().order) }
 
 func (r *Registry) server(connector string) (*server, error) {
-	s, ok := r.servers[connector]
+	s, ok := r.present.Load().servers[connector]
 	if !ok {
 		return nil, &broker.UpstreamError{Class: broker.ClassClientRefused, What: "the connector is not configured any more"}
 	}

@@ -41,6 +41,10 @@ func (r *Registry) Revoke(ctx context.Context, connector string, req broker.Revo
 		return &broker.UpstreamError{Class: broker.ClassRefused, What: "there is no token that could be presented for revocation"}
 	}
 	err = r.revoke(ctx, s, e, token, hint)
+	if p := r.predecessor(s); p != nil && refusesSecret(err) {
+		s = p
+		err = r.revoke(ctx, s, e, token, hint)
+	}
 	var u *broker.UpstreamError
 	if errors.As(err, &u) && u.Code == "unsupported_token_type" && hint == "refresh_token" && !req.AccessToken.IsZero() {
 		return r.revoke(ctx, s, e, req.AccessToken, "access_token")

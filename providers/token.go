@@ -113,8 +113,8 @@ func (r *Registry) Refresh(ctx context.Context, connector string, req broker.Ref
 	return grant, err
 }
 
-// askToken sends one request to the token endpoint.
-func (r *Registry) askToken(ctx context.Context, s *server, endpoint, method string, params url.Values, bearer broker.Secret) (answer, error) {
+// askTokenAs sends one request to the token endpoint, with s's client secret.
+func (r *Registry) askTokenAs(ctx context.Context, s *server, endpoint, method string, params url.Values, bearer broker.Secret) (answer, error) {
 	out := outgoing{what: "token endpoint", method: http.MethodPost, url: endpoint, header: http.Header{}}
 	s.authenticate(method, out.header, params)
 	for name, value := range s.def.TokenRequest.Headers {
@@ -129,7 +129,7 @@ func (r *Registry) askToken(ctx context.Context, s *server, endpoint, method str
 
 // do sends with the definition's limits.
 func (r *Registry) do(ctx context.Context, s *server, out outgoing) (answer, error) {
-	out.timeout, out.private = time.Duration(s.def.Timeout)*time.Second, s.def.AllowPrivate
+	out.timeout, out.reach = time.Duration(s.def.Timeout)*time.Second, s.def.reach(out.url)
 	return r.client.send(ctx, out)
 }
 

@@ -22,7 +22,7 @@ const (
 
 // newTransport is HTTP/1.1 over TLS 1.2 or later, without the proxy of the environment, without decompression, with
 // bounds on everything, and with dialling that decides on the address after DNS.
-func newTransport(cfg Config, allowPrivate bool) *http.Transport {
+func newTransport(cfg Config, r reach) *http.Transport {
 	dial := cfg.Dial
 	if dial == nil {
 		dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -30,7 +30,7 @@ func newTransport(cfg Config, allowPrivate bool) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			rule := addressRule{loopback: isLoopback(host), private: allowPrivate}
+			rule := addressRule{loopback: isLoopback(host) && r != reachGuarded, private: r == reachPrivate}
 			dialer := &net.Dialer{Timeout: dialTimeout, Control: rule.control}
 			return dialer.DialContext(ctx, network, address)
 		}

@@ -112,6 +112,7 @@ type storedGrant struct {
 	Lifetime       int64             `json:"lf,omitempty"`
 	RefreshExpiry  int64             `json:"re,omitempty"`
 	ObtainedAt     int64             `json:"oa,omitempty"` // microseconds
+	Client         int64             `json:"gn,omitempty"` // generation of the client secret
 	Account        storedAccount     `json:"acc,omitzero"`
 	Extra          map[string]string `json:"ext,omitempty"`
 	Vars           map[string]string `json:"var,omitempty"`
@@ -120,7 +121,7 @@ type storedGrant struct {
 func storeGrant(g broker.Grant) storedGrant {
 	return storedGrant{
 		AccessToken: g.AccessToken.Reveal(), RefreshToken: g.RefreshToken.Reveal(), Scopes: g.Scopes.All(), ScopesReported: g.ScopesReported,
-		ExpiresAt: millis(g.ExpiresAt), Never: g.Never, Lifetime: g.Lifetime.Milliseconds(), RefreshExpiry: millis(g.RefreshExpiry), ObtainedAt: micros(g.ObtainedAt),
+		ExpiresAt: millis(g.ExpiresAt), Never: g.Never, Lifetime: g.Lifetime.Milliseconds(), RefreshExpiry: millis(g.RefreshExpiry), ObtainedAt: micros(g.ObtainedAt), Client: g.ClientGeneration,
 		Account: storeAccount(g.Account), Extra: g.Extra, Vars: g.Vars,
 	}
 }
@@ -129,7 +130,7 @@ func (g storedGrant) grant() broker.Grant {
 	return broker.Grant{
 		AccessToken: broker.NewSecret(g.AccessToken), RefreshToken: broker.NewSecret(g.RefreshToken),
 		Scopes: broker.NewScopeSet(g.Scopes...), ScopesReported: g.ScopesReported, ExpiresAt: fromMillis(g.ExpiresAt), Never: g.Never,
-		Lifetime: time.Duration(g.Lifetime) * time.Millisecond, RefreshExpiry: fromMillis(g.RefreshExpiry), ObtainedAt: fromMicros(g.ObtainedAt),
+		Lifetime: time.Duration(g.Lifetime) * time.Millisecond, RefreshExpiry: fromMillis(g.RefreshExpiry), ObtainedAt: fromMicros(g.ObtainedAt), ClientGeneration: g.Client,
 		Account: g.Account.account(), Extra: g.Extra, Vars: g.Vars,
 	}
 }

@@ -79,6 +79,12 @@ func TestConsentForm(t *testing.T) {
 	same(t, "consent", storeConsent(consent).consent(consent.Version), consent)
 }
 
+func TestConnectorForm(t *testing.T) {
+	connector := filled[broker.TenantConnector]()
+	golden(t, "connector", encoded(t, storeConnector(connector)))
+	same(t, "connector", storeConnector(connector).connector(connector.Version), connector)
+}
+
 func TestGrantForm(t *testing.T) {
 	grant := filled[broker.Grant]()
 	golden(t, "grant", encoded(t, storeGrant(grant)))

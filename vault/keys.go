@@ -47,6 +47,10 @@ func pollsKey(shard byte) string                  { return prefix(shard) + "v" }
 func streamKey(shard byte, tenant string) string  { return prefix(shard) + "a:" + tenant }
 func headsKey(shard byte, tenant string) string   { return prefix(shard) + "h:" + tenant }
 func trailsKey(shard byte) string                 { return prefix(shard) + "t" }
+func connectorPrefix(shard byte) string           { return prefix(shard) + "b:" }
+func connectorKey(shard byte, id string) string   { return connectorPrefix(shard) + id }
+func connectorsKey(shard byte) string             { return prefix(shard) + "q" }
+func connectorsMarkKey(shard byte) string         { return prefix(shard) + "m" }
 
 // trailPattern matches the keys that streamKey and headsKey make.
 const trailPattern = "tb:{??}:[ah]:*"

@@ -65,6 +65,7 @@ type header struct {
 	RefreshAt int64 `json:"rf,omitempty"`
 	// SharedGeneration is the generation of the shared grant that the tokens are of.
 	SharedGeneration int64 `json:"sq,omitempty"`
+	ClientGeneration int64 `json:"gn,omitempty"`
 	// Status as of the last write that sealed: a revocation does not.
 	Status string `json:"st,omitempty"`
 	// RefreshEpoch is the generation whose write put the refresh token there: an older token under this header does not open.
@@ -150,7 +151,7 @@ func headerOf(c broker.Connection) header {
 		Client: c.Client, Connector: c.Connector, Error: c.Error, Scopes: c.Scopes.All(), Renewable: c.Renewable, Direct: c.Direct,
 		Lifetime: c.Lifetime.Milliseconds(), FailingSince: millis(c.FailingSince), RetryAt: millis(c.RetryAt), Failures: c.Failures,
 		CreatedAt: millis(c.CreatedAt), LastRefreshed: millis(c.LastRefreshed), RefreshExpiry: millis(c.RefreshExpiry),
-		RefreshAt: millis(c.RefreshAt), SharedGeneration: c.SharedGeneration,
+		RefreshAt: millis(c.RefreshAt), SharedGeneration: c.SharedGeneration, ClientGeneration: c.ClientGeneration,
 	}
 	for _, t := range c.Tokens {
 		h.Tokens = append(h.Tokens, headerToken{Key: t.Key, Scopes: t.Scopes.All(), Expires: millis(t.ExpiresAt), Never: t.Never})
@@ -172,7 +173,7 @@ func (h header) fill(c *broker.Connection) {
 	c.Lifetime = time.Duration(h.Lifetime) * time.Millisecond
 	c.FailingSince, c.RetryAt = fromMillis(h.FailingSince), fromMillis(h.RetryAt)
 	c.CreatedAt, c.LastRefreshed, c.RefreshExpiry = fromMillis(h.CreatedAt), fromMillis(h.LastRefreshed), fromMillis(h.RefreshExpiry)
-	c.RefreshAt, c.SharedGeneration = fromMillis(h.RefreshAt), h.SharedGeneration
+	c.RefreshAt, c.SharedGeneration, c.ClientGeneration = fromMillis(h.RefreshAt), h.SharedGeneration, h.ClientGeneration
 	c.Tokens = nil
 	for _, t := range h.Tokens {
 		c.Tokens = append(c.Tokens, broker.AccessTokenInfo{Key: t.Key, Scopes: broker.NewScopeSet(t.Scopes...), ExpiresAt: fromMillis(t.Expires), Never: t.Never})

@@ -63,6 +63,8 @@ type Store struct {
 	// unhealed: the store may have lost what this process wrote, and that is not written back yet.
 	unhealed atomic.Bool
 	claims   claims
+	// connectors are this process's writes of tenants' connectors.
+	connectors connectorWrites
 	// lostLeases has, by the key of a shared grant, the owner of a lease on it that was perhaps taken.
 	lostLeases sync.Map
 	// enlisted has the OAuth clients whose connections are known to be holders (Enlist).
@@ -78,6 +80,8 @@ var (
 	_ broker.Audit       = (*Store)(nil)
 	_ broker.Placement   = (*Store)(nil)
 	_ broker.Sessions    = (*Store)(nil)
+
+	_ broker.TenantConnectors = (*Store)(nil)
 )
 
 // New checks the config and makes a Store. It does not ask the backend anything.

@@ -26,6 +26,8 @@ type Harness struct {
 	Conns Connectors
 	// Log is what all replicas logged, as lines of JSON.
 	Log *Log
+	// Registries are what each replica knows of tenants' connectors.
+	Registries []*Registry
 }
 
 // Log keeps what is logged.
@@ -88,9 +90,11 @@ func New(t testing.TB, n int) *Harness {
 		Log:      &Log{},
 	}
 	for i := range n {
+		registry := &Registry{Fixed: h}
+		h.Registries = append(h.Registries, registry)
 		s, err := broker.New(broker.Config{
 			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
-			Upstream: h.Provider, Connectors: h, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
+			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
 			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
 			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
 		})

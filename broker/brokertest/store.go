@@ -36,6 +36,9 @@ type Store struct {
 	enlisted map[string]bool
 	Trail    []broker.Entry
 	fence    int64
+
+	connectors      map[string]broker.TenantConnector
+	connectorWrites int
 }
 
 type record struct {

@@ -17,7 +17,8 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 	firstID := map[string]int{}
 	firstKey := map[[32]byte]string{}
 	for i, n := range nodes {
-		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins")
+		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins",
+			"manage_connectors", "own_connectors")
 		if !ok {
 			continue
 		}
@@ -32,6 +33,7 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 		}
 		client := broker.Client{ID: id, Tenant: c.text("tenant", "", clientID), Name: c.text("name", id, label)}
 		client.Connectors = c.clientConnectors(connectors)
+		client.ManageConnectors, client.OwnConnectors = c.truth("manage_connectors"), c.truth("own_connectors")
 		if scopes, given := c.texts("scopes", scopeToken); given {
 			ceiling := broker.NewScopeSet(plain(scopes)...)
 			client.Scopes = &ceiling

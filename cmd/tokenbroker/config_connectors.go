@@ -19,7 +19,8 @@ func (o object) connectors() []providers.ConnectorConfig {
 	nodes, _ := o.list("connectors")
 	first := map[string]int{}
 	for i, n := range nodes {
-		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "notice_secret", "scopes", "default_scopes", "vars", "pkce",
+		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "previous_client_secret", "client_generation",
+			"notice_secret", "scopes", "default_scopes", "vars", "pkce",
 			"grant", "device", "tenants", "assertion", "impersonate")
 		if !ok {
 			continue
@@ -42,6 +43,7 @@ func (o object) connectors() []providers.ConnectorConfig {
 			}
 			connector.ClientSecret = secret
 		}
+		c.earlierSecret(&connector)
 		if secret, given := c.secret("notice_secret"); given {
 			connector.NoticeSecret = secret
 		}
@@ -79,6 +81,28 @@ func (o object) grant(connector *providers.ConnectorConfig) {
 	}
 	connector.Assertion.Key, _ = a.secret("key")
 	connector.Assertion.KeyID, connector.Assertion.Subject = a.text("key_id", "", oneLine), a.text("subject", "", oneLine)
+}
+
+// earlierSecret reads the client secret that is still tried while a new one is being introduced. The new one needs a number
+// then, so that connections can tell by which of them they were made.
+func (o object) earlierSecret(connector *providers.ConnectorConfig) {
+	connector.Generation = int64(o.number("client_generation", 1, 1, 1_000_000))
+	secret, given := o.secret("previous_client_secret")
+	if !given {
+		return
+	}
+	if _, err := oneLine(secret.Reveal()); err != nil {
+		o.fail("previous_client_secret", "", o.get("previous_client_secret"), "%s", err)
+	}
+	switch {
+	case connector.ClientSecret.IsZero():
+		o.fail("previous_client_secret", "", o.get("previous_client_secret"), "is set without client_secret, which is tried first")
+	case secret.Equal(connector.ClientSecret):
+		o.fail("previous_client_secret", "", o.get("previous_client_secret"), "is the same as client_secret; leave it out")
+	case connector.Generation < 2:
+		o.fail("previous_client_secret", "", o.get("previous_client_secret"), "needs client_generation: 2 or more, the number of the new client_secret; the previous one has the number before it")
+	}
+	connector.Previous = secret
 }
 
 // vars reads the values for a provider's {placeholders}; the definition says which exist and what they may look like.

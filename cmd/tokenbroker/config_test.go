@@ -107,6 +107,12 @@ func TestClientIsRead(t *testing.T) {
     scopes: []
     return_to: ["http://127.0.0.1:3000/done?x=1", "http://[::1]:3000/", "https://chat.example.com/done"]
     origins: ["http://localhost:3000"]
+    manage_connectors: true
+    own_connectors: true
+  - {id: plain, tenant: acme, key_sha256: ["`+strings.Repeat("CD", 32)+`"]}
+connectors:
+  - {id: old, provider: google, client_id: a, client_secret: s, scopes: [openid]}
+  - {id: new, provider: google, client_id: a, client_secret: s, previous_client_secret: r, client_generation: 5, scopes: [openid]}
 `, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -120,6 +126,12 @@ func TestClientIsRead(t *testing.T) {
 	}
 	if len(c.Client.ReturnTo) != 3 || c.Client.Origins[0] != "http://localhost:3000" {
 		t.Errorf("%+v", c.Client)
+	}
+	if plain := cfg.Clients[1].Client; !c.Client.ManageConnectors || !c.Client.OwnConnectors || plain.ManageConnectors || plain.OwnConnectors {
+		t.Errorf("connectors of its tenant: %+v, %+v", c.Client, plain)
+	}
+	if old, now := cfg.Connectors[0], cfg.Connectors[1]; old.Generation != 1 || !old.Previous.IsZero() || now.Generation != 5 || now.Previous.Reveal() != "r" {
+		t.Errorf("generations %d and %d", old.Generation, now.Generation)
 	}
 }
 
@@ -206,6 +218,12 @@ func TestProblems(t *testing.T) {
 		{"connector twice", minimal + connector + "}\n  - {id: a, provider: google, client_id: a, client_secret: s, scopes: [openid]}", "6: connectors[1].id is also the id of the connector on line 5"},
 		{"default scope", minimal + connector + ", default_scopes: [x]}", "5: connectors[0].default_scopes"},
 		{"newline in secret", minimal + strings.Replace(connector, "client_secret: s", `client_secret: "s\nx"`, 1) + "}", "5: connectors[0].client_secret must be one line"},
+		{"same secret before", minimal + connector + ", previous_client_secret: s, client_generation: 2}", "5: connectors[0].previous_client_secret is the same as client_secret"},
+		{"secret before without number", minimal + connector + ", previous_client_secret: r}", "5: connectors[0].previous_client_secret needs client_generation: 2 or more"},
+		{"secret before alone", minimal + strings.Replace(connector, "google, client_id: a, client_secret: s", "rig, client_id: a, previous_client_secret: s, client_generation: 2", 1) +
+			"}\nproviders:\n  - {id: rig, authorization_endpoint: https://a/, token_endpoint: https://a/, token_endpoint_auth_method: none}", "5: connectors[0].previous_client_secret is set without client_secret"},
+		{"generation", minimal + connector + ", client_generation: 0}", "5: connectors[0].client_generation must be a whole number from 1"},
+		{"manage", minimal + client + ", manage_connectors: yes}", "5: clients[0].manage_connectors must be true or false"},
 		{"kek not set", strings.Replace(minimal, "TOKENBROKER_KEK", "EMPTY", 1), "3: keyset.kek: the variable EMPTY for the KEK is not set"},
 		{"kek of another keyset", strings.Replace(minimal, "TOKENBROKER_KEK", "OTHER", 1), "3: keyset.kek: the key in env:OTHER does not open /etc/tb/keyset.json: it is another one than the keyset was created with; "},
 		{"kms that there is none of", strings.Replace(minimal, "env:TOKENBROKER_KEK", "aws-kms://key", 1), "3: keyset.kek: KMS keys"},

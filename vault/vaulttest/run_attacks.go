@@ -244,6 +244,9 @@ func testNothingInClear(r *rig) {
 	if _, err := s.BeginRevoke(r.ctx(), tenant(r), conn.ID, []broker.Entry{entry(broker.EventConnectionRevoked, conn)}); err != nil {
 		r.Fatal(err)
 	}
+	if _, err := s.SaveTenantConnector(r.ctx(), ownConnector(r, "drive_c", "canary-secret"), connectorEvent(r, broker.EventConnectorCreated, "drive_c")); err != nil {
+		r.Fatal(err)
+	}
 	var all bytes.Buffer
 	for _, key := range r.keys("tb:*") {
 		fmt.Fprintln(&all, key)

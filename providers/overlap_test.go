@@ -1,0 +1,132 @@
+package providers
+
+import (
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+const canaryOld = "canary-old-secret"
+
+// overlapping answers by the client secret that it is sent.
+func overlapping(t *testing.T, answers map[string]func(http.ResponseWriter)) (*fakeProvider, *[]string) {
+	f := newFake(t)
+	var tried []string
+	f.mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
+		_, secret, _ := r.BasicAuth()
+		tried = append(tried, secret)
+		w.Header().Set("Content-Type", "application/json")
+		answers[secret](w)
+	})
+	return f, &tried
+}
+
+func gives(status int, body string) func(http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// cuts breaks the connection off in the middle of the answer.
+func cuts(w http.ResponseWriter) {
+	w.Header().Set("Content-Length", "1000")
+	w.WriteHeader(401)
+	_, _ = io.WriteString(w, `{"error":"invalid_client"}`)
+}
+
+// hangs up without an answer.
+func hangsUp(w http.ResponseWriter) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err == nil {
+		_ = conn.Close()
+	}
+}
+
+// The earlier client secret is tried once, where the provider says that it does not know the new one, and nowhere else: what
+// may have been done is not sent twice.
+func TestEarlierSecretIsTriedOnRefusalAlone(t *testing.T) {
+	good := gives(200, `{"access_token":"at","refresh_token":"rt2","expires_in":3600}`)
+	unknown := gives(401, `{"error":"invalid_client"}`)
+	for name, test := range map[string]struct {
+		now, before func(http.ResponseWriter)
+		sent        int
+		generation  int64
+		class       broker.Class // "": it works
+	}{
+		"new one known":                 {now: good, before: good, sent: 1, generation: 2},
+		"new one not known yet":         {now: unknown, before: good, sent: 2, generation: 1},
+		"refused with 400":              {now: gives(400, `{"error":"invalid_client"}`), before: good, sent: 2, generation: 1},
+		"refused without a body":        {now: gives(401, ``), before: good, sent: 2, generation: 1},
+		"neither known":                 {now: unknown, before: unknown, sent: 2, class: broker.ClassClientRefused},
+		"not known, and the grant dead": {now: unknown, before: gives(400, `{"error":"invalid_grant"}`), sent: 2, class: broker.ClassGrantDead},
+		"not known, then in doubt":      {now: unknown, before: gives(500, ``), sent: 2, class: broker.ClassInDoubt},
+		"not known, then no answer":     {now: unknown, before: hangsUp, sent: 2, class: broker.ClassInDoubt},
+		"in doubt":                      {now: gives(500, `{"error":"invalid_client"}`), before: good, sent: 1, class: broker.ClassInDoubt},
+		"throttled":                     {now: gives(429, `{"error":"invalid_client"}`), before: good, sent: 1, class: broker.ClassThrottled},
+		"cut off":                       {now: cuts, before: good, sent: 1, class: broker.ClassClientRefused},
+		"dead":                          {now: gives(400, `{"error":"invalid_grant"}`), before: good, sent: 1, class: broker.ClassGrantDead},
+		"may not refresh":               {now: gives(400, `{"error":"unauthorized_client"}`), before: good, sent: 1, class: broker.ClassClientRefused},
+		"redirect URI":                  {now: gives(400, `{"error":"redirect_uri_mismatch"}`), before: good, sent: 1, class: broker.ClassClientRefused},
+		"token beside the refusal":      {now: gives(200, `{"error":"invalid_client","access_token":"at","refresh_token":"rt2","expires_in":60}`), before: good, sent: 1, generation: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, tried := overlapping(t, map[string]func(http.ResponseWriter){canarySecret: test.now, canaryOld: test.before})
+			r := connect(t, setup{yaml: f.plain(), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
+			grant, err := refreshOnce(t, r)
+			if test.class != "" {
+				class(t, err, test.class)
+			} else if err != nil || grant.ClientGeneration != test.generation {
+				t.Errorf("generation %d, %v; want %d", grant.ClientGeneration, err, test.generation)
+			}
+			if len(*tried) != test.sent || (*tried)[0] != canarySecret {
+				t.Errorf("%d requests, the first with the new secret: %t; want %d", len(*tried), (*tried)[0] == canarySecret, test.sent)
+			}
+		})
+	}
+}
+
+// The overlap has an end, and a code is under the same rule as a refresh token.
+func TestOverlapEnds(t *testing.T) {
+	f, tried := overlapping(t, map[string]func(http.ResponseWriter){
+		canarySecret: gives(401, `{"error":"invalid_client"}`), canaryOld: gives(200, `{"access_token":"at","refresh_token":"rt","expires_in":60}`)})
+	now := start
+	r := connect(t, setup{yaml: f.plain(), config: Config{Now: func() time.Time { return now }},
+		connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), PreviousUntil: start.Add(time.Hour), Generation: 7}})
+	a, err := r.AuthorizationURL(t.Context(), "files", broker.AuthorizationRequest{RedirectURI: "https://b.example/cb", State: broker.NewSecret("s"), Verifier: broker.NewSecret("v")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchange := func() (broker.Grant, error) {
+		return r.Exchange(t.Context(), "files", broker.ExchangeRequest{RedirectURI: "https://b.example/cb", Code: broker.NewSecret(canaryCode), Verifier: broker.NewSecret("v"), Fingerprint: a.Fingerprint})
+	}
+	if grant, err := exchange(); err != nil || grant.ClientGeneration != 6 || len(*tried) != 2 {
+		t.Errorf("within the overlap: generation %d, %v, %d requests", grant.ClientGeneration, err, len(*tried))
+	}
+	now = start.Add(time.Hour)
+	*tried = nil
+	_, err = exchange()
+	class(t, err, broker.ClassClientRefused)
+	if len(*tried) != 1 {
+		t.Errorf("%d requests after the overlap", len(*tried))
+	}
+}
+
+// Revocation follows the overlap too.
+func TestOverlapElsewhere(t *testing.T) {
+	f := newFake(t)
+	var tried []string
+	f.mux.HandleFunc("/revoke", func(w http.ResponseWriter, r *http.Request) {
+		_, secret, _ := r.BasicAuth()
+		if tried = append(tried, secret); secret != canaryOld {
+			gives(401, `{"error":"invalid_client"}`)(w)
+		}
+	})
+	r := connect(t, setup{yaml: f.plain(), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
+	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil || len(tried) != 2 {
+		t.Errorf("revoke: %v, %d requests", err, len(tried))
+	}
+}

@@ -1,0 +1,85 @@
+package providers
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// reach is where requests may go (transport.go holds to it when an address is dialled).
+type reach int
+
+const (
+	reachPublic  reach = iota // public addresses, and loopback where the URL names it
+	reachPrivate              // those and private networks: what the operator configured
+	reachGuarded              // public addresses alone: what a tenant had a say in
+)
+
+// reach is where a request with this definition to that URL may go. Of a connector that a tenant made, the values of
+// {placeholders} are the tenant's, and so is what a server at such a place says of itself in its metadata: none of that leads
+// into the operator's networks (threats.md 53). Loopback is left to a host that the definition itself states.
+func (d *Definition) reach(rawURL string) reach {
+	switch {
+	case d.tenant && d.states(rawURL):
+		return reachPublic
+	case d.tenant:
+		return reachGuarded
+	case d.AllowPrivate:
+		return reachPrivate
+	}
+	return reachPublic
+}
+
+// states tells whether the definition names the URL's host and port itself, without a placeholder.
+func (d *Definition) states(rawURL string) bool {
+	host := authority(rawURL)
+	if host == "" {
+		return false
+	}
+	stated := []string{d.Issuer, d.AuthorizationEndpoint, d.TokenEndpoint, d.RevocationEndpoint, d.UserinfoEndpoint, d.TokenRequest.RefreshEndpoint}
+	for _, l := range d.Lookups {
+		stated = append(stated, l.Endpoint)
+	}
+	for _, s := range stated {
+		if authority(s) == host {
+			return true
+		}
+	}
+	return false
+}
+
+// authority is the scheme, host and port of a URL as they are written; "" where a placeholder is among them.
+func authority(raw string) string {
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	if !ok || strings.ContainsAny(scheme+rest, "{}@") {
+		return ""
+	}
+	return strings.ToLower(scheme + "://" + rest)
+}
+
+// checkReach refuses, of a tenant's connector, placeholders that make an address which can be seen to be none of the public
+// internet. What a name resolves to is looked at when it is dialled.
+func (s *server) checkReach(add func(key, format string, args ...any)) {
+	if !s.def.tenant {
+		return
+	}
+	for _, raw := range []string{s.def.Issuer, s.def.AuthorizationEndpoint, s.def.TokenEndpoint, s.def.RevocationEndpoint, s.def.UserinfoEndpoint, s.def.TokenRequest.RefreshEndpoint} {
+		filled := fill(raw, s.vars)
+		if filled == "" || len(placeholders(filled)) > 0 || s.def.reach(filled) != reachGuarded {
+			continue
+		}
+		u, err := url.Parse(filled)
+		if err != nil {
+			continue // reported already
+		}
+		addr, err := netip.ParseAddr(u.Hostname())
+		literal := err == nil && !(addressRule{}).allows(addr)
+		if u.Scheme != "https" || isLoopback(u.Hostname()) || literal || !strings.Contains(u.Hostname(), ".") && !strings.Contains(u.Hostname(), ":") {
+			add("vars", "must lead to https addresses of the public internet")
+			return
+		}
+	}
+}
