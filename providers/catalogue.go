@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -14,8 +16,17 @@ import (
 //go:embed catalogue/*.yaml
 var catalogueFiles embed.FS
 
-// Catalogue returns the built-in definitions, in the order of their ids. An error is a mistake in the program.
+// Catalogue returns the built-in definitions, in the order of their ids; they must not be changed. An error is a mistake in the
+// program.
 func Catalogue() ([]*Definition, error) {
+	all, err := catalogue()
+	return slices.Clone(all), err
+}
+
+// catalogue is read once: whoever checks a configuration needs all of it, and it takes a while.
+var catalogue = sync.OnceValues(readCatalogue)
+
+func readCatalogue() ([]*Definition, error) {
 	entries, err := catalogueFiles.ReadDir("catalogue")
 	if err != nil {
 		return nil, fmt.Errorf("read catalogue: %w", err)

@@ -3,6 +3,8 @@ package providers
 import (
 	"io"
 	"net/http"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,17 +13,35 @@ import (
 
 const canaryOld = "canary-old-secret"
 
+// secrets are client secrets that were sent, in their order.
+type secrets struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (s *secrets) add(secret string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, secret)
+}
+
+func (s *secrets) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
+}
+
 // overlapping answers by the client secret that it is sent.
-func overlapping(t *testing.T, answers map[string]func(http.ResponseWriter)) (*fakeProvider, *[]string) {
+func overlapping(t *testing.T, answers map[string]func(http.ResponseWriter)) (*fakeProvider, *secrets) {
 	f := newFake(t)
-	var tried []string
+	tried := &secrets{}
 	f.mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		_, secret, _ := r.BasicAuth()
-		tried = append(tried, secret)
+		tried.add(secret)
 		w.Header().Set("Content-Type", "application/json")
 		answers[secret](w)
 	})
-	return f, &tried
+	return f, tried
 }
 
 func gives(status int, body string) func(http.ResponseWriter) {
@@ -82,8 +102,8 @@ func TestEarlierSecretIsTriedOnRefusalAlone(t *testing.T) {
 			} else if err != nil || grant.ClientGeneration != test.generation {
 				t.Errorf("generation %d, %v; want %d", grant.ClientGeneration, err, test.generation)
 			}
-			if len(*tried) != test.sent || (*tried)[0] != canarySecret {
-				t.Errorf("%d requests, the first with the new secret: %t; want %d", len(*tried), (*tried)[0] == canarySecret, test.sent)
+			if len(tried.list()) != test.sent || tried.list()[0] != canarySecret {
+				t.Errorf("%d requests, the first with the new secret: %t; want %d", len(tried.list()), tried.list()[0] == canarySecret, test.sent)
 			}
 		})
 	}
@@ -103,30 +123,30 @@ func TestOverlapEnds(t *testing.T) {
 	exchange := func() (broker.Grant, error) {
 		return r.Exchange(t.Context(), "files", broker.ExchangeRequest{RedirectURI: "https://b.example/cb", Code: broker.NewSecret(canaryCode), Verifier: broker.NewSecret("v"), Fingerprint: a.Fingerprint})
 	}
-	if grant, err := exchange(); err != nil || grant.ClientGeneration != 6 || len(*tried) != 2 {
-		t.Errorf("within the overlap: generation %d, %v, %d requests", grant.ClientGeneration, err, len(*tried))
+	if grant, err := exchange(); err != nil || grant.ClientGeneration != 6 || len(tried.list()) != 2 {
+		t.Errorf("within the overlap: generation %d, %v, %d requests", grant.ClientGeneration, err, len(tried.list()))
 	}
 	now = start.Add(time.Hour)
-	*tried = nil
+	before := len(tried.list())
 	_, err = exchange()
 	class(t, err, broker.ClassClientRefused)
-	if len(*tried) != 1 {
-		t.Errorf("%d requests after the overlap", len(*tried))
+	if n := len(tried.list()) - before; n != 1 {
+		t.Errorf("%d requests after the overlap", n)
 	}
 }
 
 // Revocation follows the overlap too.
 func TestOverlapElsewhere(t *testing.T) {
 	f := newFake(t)
-	var tried []string
+	var tried secrets
 	f.mux.HandleFunc("/revoke", func(w http.ResponseWriter, r *http.Request) {
 		_, secret, _ := r.BasicAuth()
-		if tried = append(tried, secret); secret != canaryOld {
+		if tried.add(secret); secret != canaryOld {
 			gives(401, `{"error":"invalid_client"}`)(w)
 		}
 	})
 	r := connect(t, setup{yaml: f.plain(), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
-	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil || len(tried) != 2 {
-		t.Errorf("revoke: %v, %d requests", err, len(tried))
+	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil || len(tried.list()) != 2 {
+		t.Errorf("revoke: %v, %d requests", err, len(tried.list()))
 	}
 }
