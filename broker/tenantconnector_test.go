@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,10 +129,11 @@ func TestTenantConnectorIsKnownByItsRecords(t *testing.T) {
 func TestTenantConnectorsAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := tenants(t, 2)
-		down, reads := false, 0
+		var down atomic.Bool
+		var reads atomic.Int64
 		h.Store.Before = func(_ context.Context, operation string) error {
 			if operation == "AllTenantConnectors" {
-				if reads++; down {
+				if reads.Add(1); down.Load() {
 					return errors.New("the store is down")
 				}
 			}
@@ -148,13 +150,13 @@ func TestTenantConnectorsAreFollowed(t *testing.T) {
 		if listed() != 2 {
 			t.Errorf("%d connectors after five seconds", listed())
 		}
-		down = true
+		down.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if listed() != 2 || reads < 10 {
-			t.Errorf("%d connectors while the store is down, after %d looks", listed(), reads)
+		if listed() != 2 || reads.Load() < 10 {
+			t.Errorf("%d connectors while the store is down, after %d looks", listed(), reads.Load())
 		}
-		down = false
+		down.Store(false)
 		if _, err := h.Service.DeleteConnector(context.Background(), h.Caller(), view.ID, false); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,8 @@
 package providers
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"io"
 	"net/http"
 	"slices"
@@ -13,35 +15,24 @@ import (
 
 const canaryOld = "canary-old-secret"
 
-// secrets are client secrets that were sent, in their order.
-type secrets struct {
-	mu  sync.Mutex
-	all []string
-}
-
-func (s *secrets) add(secret string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all = append(s.all, secret)
-}
-
-func (s *secrets) list() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.all)
-}
-
 // overlapping answers by the client secret that it is sent.
-func overlapping(t *testing.T, answers map[string]func(http.ResponseWriter)) (*fakeProvider, *secrets) {
-	f := newFake(t)
-	tried := &secrets{}
+func overlapping(t *testing.T, answers map[string]func(http.ResponseWriter)) (f *fakeProvider, sent func() []string) {
+	f = newFake(t)
+	var mu sync.Mutex
+	var tried []string
 	f.mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		_, secret, _ := r.BasicAuth()
-		tried.add(secret)
+		mu.Lock()
+		tried = append(tried, secret)
+		mu.Unlock()
 		w.Header().Set("Content-Type", "application/json")
 		answers[secret](w)
 	})
-	return f, tried
+	return f, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(tried)
+	}
 }
 
 func gives(status int, body string) func(http.ResponseWriter) {
@@ -58,7 +49,7 @@ func cuts(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, `{"error":"invalid_client"}`)
 }
 
-// hangs up without an answer.
+// hangsUp ends the connection without an answer.
 func hangsUp(w http.ResponseWriter) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err == nil {
@@ -94,7 +85,7 @@ func TestEarlierSecretIsTriedOnRefusalAlone(t *testing.T) {
 		"token beside the refusal":      {now: gives(200, `{"error":"invalid_client","access_token":"at","refresh_token":"rt2","expires_in":60}`), before: good, sent: 1, generation: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, tried := overlapping(t, map[string]func(http.ResponseWriter){canarySecret: test.now, canaryOld: test.before})
+			f, sent := overlapping(t, map[string]func(http.ResponseWriter){canarySecret: test.now, canaryOld: test.before})
 			r := connect(t, setup{yaml: f.plain(), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
 			grant, err := refreshOnce(t, r)
 			if test.class != "" {
@@ -102,8 +93,8 @@ func TestEarlierSecretIsTriedOnRefusalAlone(t *testing.T) {
 			} else if err != nil || grant.ClientGeneration != test.generation {
 				t.Errorf("generation %d, %v; want %d", grant.ClientGeneration, err, test.generation)
 			}
-			if len(tried.list()) != test.sent || tried.list()[0] != canarySecret {
-				t.Errorf("%d requests, the first with the new secret: %t; want %d", len(tried.list()), tried.list()[0] == canarySecret, test.sent)
+			if tried := sent(); len(tried) != test.sent || tried[0] != canarySecret {
+				t.Errorf("%d requests, the first with the new secret: %t; want %d", len(tried), tried[0] == canarySecret, test.sent)
 			}
 		})
 	}
@@ -111,7 +102,7 @@ func TestEarlierSecretIsTriedOnRefusalAlone(t *testing.T) {
 
 // The overlap has an end, and a code is under the same rule as a refresh token.
 func TestOverlapEnds(t *testing.T) {
-	f, tried := overlapping(t, map[string]func(http.ResponseWriter){
+	f, sent := overlapping(t, map[string]func(http.ResponseWriter){
 		canarySecret: gives(401, `{"error":"invalid_client"}`), canaryOld: gives(200, `{"access_token":"at","refresh_token":"rt","expires_in":60}`)})
 	now := start
 	r := connect(t, setup{yaml: f.plain(), config: Config{Now: func() time.Time { return now }},
@@ -123,30 +114,50 @@ func TestOverlapEnds(t *testing.T) {
 	exchange := func() (broker.Grant, error) {
 		return r.Exchange(t.Context(), "files", broker.ExchangeRequest{RedirectURI: "https://b.example/cb", Code: broker.NewSecret(canaryCode), Verifier: broker.NewSecret("v"), Fingerprint: a.Fingerprint})
 	}
-	if grant, err := exchange(); err != nil || grant.ClientGeneration != 6 || len(tried.list()) != 2 {
-		t.Errorf("within the overlap: generation %d, %v, %d requests", grant.ClientGeneration, err, len(tried.list()))
+	if grant, err := exchange(); err != nil || grant.ClientGeneration != 6 || len(sent()) != 2 {
+		t.Errorf("within the overlap: generation %d, %v, %d requests", grant.ClientGeneration, err, len(sent()))
 	}
 	now = start.Add(time.Hour)
-	before := len(tried.list())
 	_, err = exchange()
 	class(t, err, broker.ClassClientRefused)
-	if n := len(tried.list()) - before; n != 1 {
-		t.Errorf("%d requests after the overlap", n)
+	if after := len(sent()) - 2; after != 1 {
+		t.Errorf("%d requests after the overlap", after)
 	}
 }
 
 // Revocation follows the overlap too.
 func TestOverlapElsewhere(t *testing.T) {
 	f := newFake(t)
-	var tried secrets
 	f.mux.HandleFunc("/revoke", func(w http.ResponseWriter, r *http.Request) {
-		_, secret, _ := r.BasicAuth()
-		if tried.add(secret); secret != canaryOld {
+		if _, secret, _ := r.BasicAuth(); secret != canaryOld {
 			gives(401, `{"error":"invalid_client"}`)(w)
 		}
 	})
 	r := connect(t, setup{yaml: f.plain(), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
-	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil || len(tried.list()) != 2 {
-		t.Errorf("revoke: %v, %d requests", err, len(tried.list()))
+	if err := r.Revoke(t.Context(), "files", broker.RevokeRequest{RefreshToken: broker.NewSecret(canaryRefresh)}); err != nil || f.count("/revoke") != 2 {
+		t.Errorf("revoke: %v, %d requests", err, f.count("/revoke"))
+	}
+}
+
+// What the provider signs with the client secret verifies with either, while the overlap lasts: callbacks and notices.
+func TestSignaturesInTheOverlap(t *testing.T) {
+	const body = `{"id":55813,"name":"Acme Teas"}`
+	for until, good := range map[time.Time]bool{noticeClock.Add(time.Hour): true, noticeClock: false} {
+		r := noticed(t, "shopify", func(c *ConnectorConfig) {
+			c.Vars = map[string]string{"shop": "acme.myshopify.com"}
+			c.ClientSecret, c.Previous, c.PreviousUntil = broker.NewSecret("newer"), broker.NewSecret("client-secret"), until
+		})
+		for _, key := range []string{"newer", "client-secret", "another"} {
+			want := key == "newer" || good && key == "client-secret"
+			_, err := r.ReadNotice(t.Context(), "it", noticeOf("POST", body, map[string]string{
+				"X-Shopify-Topic": "app/uninstalled", "X-Shopify-Hmac-Sha256": base64.StdEncoding.EncodeToString(macOf(key, body))}))
+			if (err == nil) != want {
+				t.Errorf("a notice signed with %q: %v", key, err)
+			}
+			params := map[string]broker.Secret{"shop": broker.NewSecret("acme.myshopify.com"), "hmac": broker.NewSecret(hex.EncodeToString(macOf(key, "shop=acme.myshopify.com")))}
+			if err := r.VerifyCallback("it", params); (err == nil) != want {
+				t.Errorf("a callback signed with %q: %v", key, err)
+			}
+		}
 	}
 }

@@ -276,6 +276,9 @@ func testLostConnector(p *pair) {
 	if got := p.lookFor(other); !slices.Equal(got, []string{"drive_old"}) {
 		p.Fatalf("right behind the failover: %v", got)
 	}
+	if c, err := writer.TenantConnector(p.ctx(), tenant(p.rig), "drive_old"); err != nil || c.Version != 3 {
+		p.Fatalf("asked of its writer: version %d, %v", c.Version, err)
+	}
 	if got := p.lookFor(writer); !slices.Equal(got, []string{"drive_old", "drive_new"}) {
 		p.Fatalf("at the writer's look: %v", got)
 	}
