@@ -30,7 +30,7 @@ var signingKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.Ge
 func configured(t testing.TB, r Recording) providers.ConnectorConfig {
 	t.Helper()
 	c := providers.ConnectorConfig{ID: r.Connector.ID, Provider: r.Connector.Provider, ClientID: r.Connector.ClientID,
-		ClientSecret: broker.NewSecret(r.Connector.ClientSecret), Scopes: r.Connector.Scopes, Vars: r.Connector.Vars,
+		ClientSecret: broker.NewSecret(r.Connector.ClientSecret), NoticeSecret: broker.NewSecret(NoticeSecret), Scopes: r.Connector.Scopes, Vars: r.Connector.Vars,
 		Grant: r.Connector.Grant, Device: r.Connector.Device, Impersonate: r.Connector.Impersonate}
 	if c.Grant != "" {
 		c.Tenants = []string{"acme"}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ type Recording struct {
 	Category string   `yaml:"category"`
 	Implied  []string `yaml:"implied"`
 	Strict   bool     `yaml:"strict"`
+	// Habits are what else the domain must know; left out: nothing of it.
+	Habits Habits `yaml:"habits"`
 	// Authorize is the whole authorization request for all scopes of the connector: address and query.
 	Authorize struct {
 		URL      string            `yaml:"url"`
@@ -52,6 +55,29 @@ type Recording struct {
 		Required bool              `yaml:"iss_required"`
 	} `yaml:"authorize"`
 	Steps []Step `yaml:"steps"`
+}
+
+// Habits are facts about a provider that no single request shows.
+type Habits struct {
+	// SharedGrants and RevokesAll: whoever connects the same account with the same OAuth client holds the same tokens, or loses
+	// theirs with anybody's revocation.
+	SharedGrants bool `yaml:"shared_grants"`
+	RevokesAll   bool `yaml:"revokes_all"`
+	// RefreshIdle is in seconds.
+	RefreshIdle       int64    `yaml:"refresh_idle"`
+	RefreshEndsAccess bool     `yaml:"refresh_ends_access"`
+	Narrows           bool     `yaml:"narrows"`
+	Denied            []string `yaml:"denied"`
+	// Notices: it tells when grants end, given the secret that it signs with.
+	Notices bool `yaml:"notices"`
+}
+
+// habitsOf are a connector's, as the domain sees them.
+func habitsOf(c broker.Connector) Habits {
+	return Habits{
+		SharedGrants: c.SharedGrants != "", RevokesAll: c.RevokesAll != "", RefreshIdle: int64(c.RefreshIdle.Seconds()),
+		RefreshEndsAccess: c.RefreshEndsAccess, Narrows: c.Narrows, Denied: c.DeniedCodes, Notices: c.Notices,
+	}
 }
 
 // Step is one call.
@@ -134,6 +160,7 @@ const (
 	Code         = "code-from-the-callback"
 	RefreshToken = "refresh-token-in-hand"
 	AccessToken  = "access-token-in-hand"
+	NoticeSecret = "notice-secret-of-the-connector"
 )
 
 // Now is the clock of every run.
@@ -194,6 +221,9 @@ func (r *runner) connector(t *testing.T) {
 	equal(t, "name", c.Name, r.recording.Name)
 	equal(t, "category", c.Category, r.recording.Category)
 	equal(t, "exclusive", c.Exclusive, r.recording.Strict)
+	if got := habitsOf(c); !reflect.DeepEqual(got, r.recording.Habits) {
+		t.Errorf("habits: got %+v, want %+v", got, r.recording.Habits)
+	}
 	equal(t, "implied scopes", c.Implied.String(), broker.NewScopeSet(r.recording.Implied...).String())
 	for _, s := range c.Scopes {
 		if s.Description == s.Name || s.Description == "" || s.Access == broker.AccessOther {

@@ -70,8 +70,12 @@ func newRig(t testing.TB, topology Topology) *rig {
 	return &rig{TB: t, Topology: topology, keyset: keyset, log: &syncBuffer{}}
 }
 
-// reach is how the topology's servers are reached: whoever needs a connection of his own takes it from here, TLS included.
-func (r *rig) reach() redisstore.Config { return redisstore.Config{URL: r.URL, TLS: r.TLS} }
+// reach is how the topology's servers are reached: whoever needs a connection of his own takes it from here, TLS included. The
+// tests are about what is written and read, hundreds of times at once: on a busy machine, under the race detector, an answer
+// may take longer than a broker would wait for it.
+func (r *rig) reach() redisstore.Config {
+	return redisstore.Config{URL: r.URL, TLS: r.TLS, DialTimeout: 10 * time.Second, IOTimeout: 10 * time.Second}
+}
 
 // backend is a connection of the test's own.
 func (r *rig) backend() *redisstore.Store {
@@ -113,7 +117,9 @@ func (r *rig) store(change ...func(*vault.Config, *redisstore.Config)) *vault.St
 
 // through makes a store use the proxy.
 func through(p *Proxy) func(*vault.Config, *redisstore.Config) {
-	return func(_ *vault.Config, rc *redisstore.Config) { rc.URL = "redis://" + p.Addr }
+	return func(_ *vault.Config, rc *redisstore.Config) {
+		rc.URL, rc.DialTimeout, rc.IOTimeout = "redis://"+p.Addr, 0, 0 // a broker's: what is held back is missed in time
+	}
 }
 
 // away makes a store use a server that is not there. After as many failures as its pool has places, the client would dial
