@@ -186,10 +186,10 @@ func (s *Service) obtained(conn Connection, grant Grant, w want) Connection {
 	if grant.ScopesReported {
 		carried = grant.Scopes
 	}
-	any := carried // none of the other tokens is dropped for its scopes
+	all := carried // none of the other tokens is dropped for its scopes
 	for _, t := range conn.Tokens {
-		any = any.Union(t.Scopes)
+		all = all.Union(t.Scopes)
 	}
-	next.Tokens = withToken(conn.Tokens, AccessTokenInfo{Key: w.key, Scopes: carried, ExpiresAt: grant.ExpiresAt}, any, now)
+	next.Tokens = withToken(conn.Tokens, AccessTokenInfo{Key: w.key, Scopes: carried, ExpiresAt: grant.ExpiresAt}, all, now)
 	return next
 }

@@ -5,8 +5,8 @@
 // consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), direct.go (tokens without a
 // consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
 // and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
-// several connections), holders.go (grants that end together), tenantconnector.go, connectoradmin.go and connectorsync.go
-// (connectors that tenants make themselves). Every rule about who may have what is in policy.go; every event in audit.go;
+// several connections), holders.go (grants that end together), notice.go (providers that say so by themselves),
+// tenantconnector.go, connectoradmin.go and connectorsync.go (connectors that tenants make themselves). Every rule about who may have what is in policy.go; every event in audit.go;
 // every error in error.go.
 //
 // # A token
@@ -45,7 +45,8 @@
 // With binding "return" the provider's code is redeemed in complete; with binding "code" at the callback, and what it gave
 // stays out of reach until the code was typed in the chat. Each write on the way is repeated until it is known what became of
 // it (consent_store.go): an error of the store never costs the grant. Either way the chat's own backend says who is there: whoever
-// only has the link can attach nobody's account to anything.
+// only has the link can attach nobody's account to anything. With binding "device" there is no link, and no such proof: device.go
+// has that flow.
 //
 // # A connection
 //
@@ -60,7 +61,7 @@
 // tenant, client, subject, actor, provider, connector, connection, consent, event: as contract.md defines them. Generation:
 // the number of a connection's record, one more with every write. Lease: the right to refresh one connection for a while.
 // Shared grant: one that the provider gives to everybody who connects the same account; its lease and its newest tokens are
-// its holders' together. Soft band: the last part of a token's life, in which it is served and refreshed at the same time.
+// its holders' together. Direct grant: a connector's own credentials obtain its tokens, and nobody consents. Soft band: the last part of a token's life, in which it is served and refreshed at the same time.
 // Alternate: a refresh token that came too late to be stored as the current one. Implied scopes: those that the broker
 // adds itself, for offline access and identity.
 package broker

@@ -45,9 +45,10 @@ type Refreshes interface {
 	// CommitRefresh stores what a refresh gave, if the record is still at lease.Generation and not revoked: the new refresh
 	// token if the grant has one, the access token under tokenKey, and conn's fields; ends the lease; records the
 	// entries. It first keeps the grant in the spool, if there is one, and the spool is replayed later should the store
-	// not take it now: then the error is ErrSpooled too. ErrConflict: the record moved on; the new refresh token is kept as an alternate. If it moved on only to say that the grant
-	// is dead, which the old refresh token was taken for, it is stored after all, and the connection is active again. ErrNotFound: the
-	// connection was revoked or erased, or is another account's now; nothing is kept, and the caller revokes the grant upstream.
+	// not take it now: then the error is ErrSpooled too. ErrConflict: the record moved on; the new refresh token is kept as an
+	// alternate. If it moved on only to say that the grant is dead, which the old refresh token was taken for, it is stored after
+	// all, and the connection is active again. ErrNotFound: the connection was revoked or erased, or is another account's now;
+	// nothing is kept, and the caller revokes the grant upstream.
 	CommitRefresh(ctx context.Context, lease Lease, conn Connection, tokenKey string, grant Grant, entries []Entry) (Connection, error)
 	// FailRefresh stores conn's status, error and failure fields after a refresh that gave nothing, ends the lease and
 	// records the entries. The refresh token stays, whatever the status. ErrConflict as above.
@@ -284,9 +285,10 @@ const (
 	AccessOther  Access = ""
 )
 
-// Upstream speaks to the providers. Every method but AuthorizationURL and VerifyCallback sends requests, each with the deadline
-// of its definition and the context's; none follows redirects or repeats a request by itself. Behind the deadline nothing is
-// sent, but what the provider answered by then is returned, even if this process stood still meanwhile and sees it late. Errors
+// Upstream speaks to the providers. Every method but VerifyCallback sends requests, AuthorizationURL and ReadNotice only at times,
+// each with the deadline of its definition and the context's. None follows redirects, or repeats a request that may have been
+// carried out: one that was refused because the provider does not know the client secret may be sent once more with the secret
+// before it, and a revocation with the access token. Behind the deadline nothing is sent, but what the provider answered by then is returned, even if this process stood still meanwhile and sees it late. Errors
 // are *UpstreamError.
 type Upstream interface {
 	// AuthorizationURL builds the authorization request (RFC 6749 section 4.1.1, RFC 7636). It may ask for the provider's

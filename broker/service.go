@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Config is what a Service needs. All ports are required.
+// Config is what a Service needs. All ports are required but TenantConnectors and Registry.
 type Config struct {
 	Connections Connections
 	Refreshes   Refreshes

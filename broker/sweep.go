@@ -20,8 +20,9 @@ const (
 	revocationGrace = time.Minute
 )
 
-// Run does the background work until ctx ends: what changed of tenants' connectors, consents whose time is up, revocations that a crash interrupted, and grants
-// that are refreshed ahead of need. Any number of replicas may run it; each piece is claimed by compare-and-swap.
+// Run does the background work until ctx ends: what changed of tenants' connectors, consents whose time is up, polls for consents
+// on other devices, revocations that a crash interrupted, grants that are refreshed ahead of need, and who holds those that end
+// together. Any number of replicas may run it; each piece is claimed by compare-and-swap.
 func (s *Service) Run(ctx context.Context) error {
 	// Each by itself: a provider that hangs in one must not hold up the others.
 	var group sync.WaitGroup
