@@ -13,13 +13,14 @@
 //	tb:{5f}:c:ID       connection: one hash, no TTL           tb:{5f}:o:ID       consent, TTL
 //	tb:{5f}:i:ID       when a token last left (volatile)      tb:{5f}:u:SUBJECT  its unfinished consents, TTL
 //	tb:{5f}:x:ID       alternates: late refresh tokens, TTL   tb:{5f}:d          unfinished consents by deadline
-//	tb:{5f}:n:ONCE     what must not be asked twice, TTL      tb:{5f}:a:TENANT   audit stream
+//	tb:{5f}:n:ONCE     what must not be done twice at once,   tb:{5f}:a:TENANT   audit stream
+//	                   TTL; or again at all (Enlist)
 //	tb:{5f}:s:SUBJECT  the subject's connections
 //	tb:{5f}:l:TENANT   the tenant's connections               tb:{5f}:h:TENANT   heads of its chains
 //	tb:{5f}:r          unfinished revocations                 tb:{5f}:t          tenants that have a stream here
 //	tb:{5f}:z:ID       trace of an erased connection, TTL     tb:{5f}:w:DIGEST   dashboard session, TTL
 //	tb:{5f}:e          which history the shard belongs to     tb:{5f}:f          connections by their early refresh
-//	tb:{5f}:g:NAME     a grant that several connections hold  tb:{5f}:k          who looks after f for now, TTL
+//	tb:{5f}:g:NAME     who holds one grant, and its tokens    tb:{5f}:k          who looks after f for now, TTL
 //	tb:{5f}:p          what a look at the store's health wrote, TTL
 //	tb:{5f}:v          consents on other devices by their next poll
 //	tb:{5f}:b:ID       a connector that a tenant made         tb:{5f}:q          the ids of all of those

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -67,8 +66,7 @@ const (
 
 // enlistedKey is where it is noted that the connections of that OAuth client are enlisted.
 func (s *Store) enlistedKey(client string) string {
-	tag := s.seals.hash(18, "enlisted", client)
-	return prefix(tag[0]) + "n:" + base64.RawURLEncoding.EncodeToString(tag)
+	return onceForAllKey(s.seals.hash(18, "enlisted", client))
 }
 
 // Enlist implements broker.SharedGrants. It walks through all connections, once for each client; a walk that is cut short

@@ -52,6 +52,14 @@ func connectorKey(shard byte, id string) string   { return connectorPrefix(shard
 func connectorsKey(shard byte) string             { return prefix(shard) + "q" }
 func connectorsMarkKey(shard byte) string         { return prefix(shard) + "m" }
 
+// Of what belongs to no subject the name is hashed; the hash's first byte is the shard.
+func grantKey(hash []byte) string      { return hashedKey(hash, "g:") }
+func onceForAllKey(hash []byte) string { return hashedKey(hash, "n:") }
+
+func hashedKey(hash []byte, kind string) string {
+	return prefix(hash[0]) + kind + base64.RawURLEncoding.EncodeToString(hash)
+}
+
 // trailPattern matches the keys that streamKey and headsKey make.
 const trailPattern = "tb:{??}:[ah]:*"
 

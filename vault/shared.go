@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -43,8 +42,7 @@ const (
 func sharedFields() []string { return []string{fieldFormat, fieldGeneration, fieldWrite, fieldGrant} }
 
 func (s *Store) sharedKey(name string) string {
-	tag := s.seals.hash(18, "shared-grant", name)
-	return prefix(tag[0]) + "g:" + base64.RawURLEncoding.EncodeToString(tag)
+	return grantKey(s.seals.hash(18, "shared-grant", name))
 }
 
 func sharedPlace(name string, generation int64) []byte {

@@ -81,6 +81,7 @@ var (
 	_ broker.Placement   = (*Store)(nil)
 	_ broker.Sessions    = (*Store)(nil)
 
+	_ broker.SharedGrants     = (*Store)(nil)
 	_ broker.TenantConnectors = (*Store)(nil)
 )
 
