@@ -13,5 +13,8 @@
 //	tokens.go and its siblings: one file for each kind of thing, a handler for each call
 //	errors.go        the one table from error code to status, and the one writer of errors
 //
-// The package knows nothing of stores, providers or pages. Of echo it uses the router alone, in routes.go and Register.
+// Beside that stands notices.go: what providers send by themselves comes without an API key, is signed instead, and is not for
+// clients, so openapi.yaml does not describe it.
+//
+// The package knows nothing of stores, providers or pages. Of echo it uses the router alone, in routes.go, Register and notices.go.
 package api

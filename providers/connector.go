@@ -6,7 +6,7 @@ import (
 	"tokenbroker/broker"
 )
 
-// ConnectorConfig is a connector as the operator configured it.
+// ConnectorConfig is a connector as the operator, or a tenant through the API, configured it.
 type ConnectorConfig struct {
 	ID string
 	// Provider is the id of a definition, or of a product in the catalogue ("google-drive").

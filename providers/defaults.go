@@ -138,7 +138,7 @@ func (e Errors) lists() []classList {
 	}
 }
 
-// Everything an answer may give a key for: ScopeInfo of a scope as the consent page shows it.
+// describe is the scope as the consent page shows it; one that the definition does not describe has its name alone.
 func (d *Definition) describe(scope string) broker.ScopeInfo {
 	if s, ok := d.Scopes[scope]; ok {
 		return s.info(scope)

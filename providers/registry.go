@@ -45,7 +45,7 @@ type Config struct {
 type Registry struct {
 	cfg       Config
 	known     map[string]found
-	changing  sync.Mutex               // for who changes what connectors holds
+	changing  sync.Mutex               // for who replaces present
 	present   atomic.Pointer[snapshot] // replaced as a whole, never changed
 	client    *client
 	now       func() time.Time

@@ -15,6 +15,7 @@
 //	Redis down, hung, slow, without its scripts    TestRedisDown, TestRedisHung, TestRedisSlowAndForgetful
 //	Redis full, read-only, its disk full           TestRedisRefuses
 //	how soon all is well when Redis is back        TestRedisReturns
+//	Redis hangs while a code is redeemed           TestRedisHangsDuringExchange
 //	an answer of Redis lost                        TestRedisLosesAnAnswer
 //	failover, with what was acknowledged lost      TestSentinelFailoverUnderLoad, TestFailoverLosesARefresh,
 //	                                               TestFailoverLosesALease
