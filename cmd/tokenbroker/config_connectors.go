@@ -84,7 +84,7 @@ func (o object) grant(connector *providers.ConnectorConfig) {
 }
 
 // earlierSecret reads the client secret that is still tried while a new one is being introduced. The new one needs a number
-// then, so that connections can tell by which of them they were made.
+// then, so that connections can tell by which of them their newest tokens were obtained.
 func (o object) earlierSecret(connector *providers.ConnectorConfig) {
 	connector.Generation = int64(o.number("client_generation", 1, 1, 1_000_000))
 	secret, given := o.secret("previous_client_secret")
