@@ -27,8 +27,8 @@ type Service interface {
 // Tokens hands out access tokens.
 type Tokens interface {
 	IssueToken(ctx context.Context, caller broker.Caller, req broker.TokenRequest) (broker.Token, error)
-	// NeedsSubject tells whether that connector's tokens are users'; unknown ones' are.
-	NeedsSubject(connector string) bool
+	// NeedsSubject tells whether that connector's tokens are users'; those of connectors that the caller can't see are.
+	NeedsSubject(caller broker.Caller, connector string) bool
 }
 
 // Consents runs the client's half of a consent.

@@ -88,7 +88,9 @@ func (f *fakeService) IssueToken(ctx context.Context, c broker.Caller, r broker.
 	f.called(ctx, c, f.issueToken != nil)
 	return f.issueToken(r)
 }
-func (f *fakeService) NeedsSubject(connector string) bool { return connector != "robot" }
+func (f *fakeService) NeedsSubject(_ broker.Caller, connector string) bool {
+	return connector != "robot"
+}
 
 func (f *fakeService) CreateConsent(ctx context.Context, c broker.Caller, r broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error) {
 	f.called(ctx, c, f.createConsent != nil)

@@ -50,7 +50,7 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 		Connector: body.Connector, Subject: body.Subject, Connection: body.Connection,
 		Actor: broker.Actor(body.Actor), Reason: body.Reason, ReturnTo: body.ReturnTo, State: body.State,
 	}
-	if body.Subject == "" && body.Connector != "" && !a.cfg.Service.NeedsSubject(body.Connector) {
+	if body.Subject == "" && body.Connector != "" && !a.cfg.Service.NeedsSubject(in.caller, body.Connector) {
 		f.id("connection", body.Connection) // a token of the tenant's own
 	} else {
 		f.target(body.Connector, body.Subject, body.Connection)

@@ -49,7 +49,8 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		held.CompletionCode = code
 		waiting, err := s.insistOn(ctx, consentWrite{
 			consent: held, claim: claim, until: claim,
-			made: func(now Consent) bool { return code.Equal(now.CompletionCode) },
+			// Completed: somebody was quicker than this process knew of its own write, and the code is spent.
+			made: func(now Consent) bool { return code.Equal(now.CompletionCode) || now.Status == ConsentCompleted },
 		})
 		if errors.Is(err, ErrConflict) {
 			// It was ended meanwhile; whoever did that has revoked what it saw, and revoking twice does no harm.

@@ -169,7 +169,9 @@ func (s *Service) poll(ctx context.Context, consent Consent) error {
 	held.Status, held.Deadline, held.BusyUntil = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ProvisionalLife), time.Time{}
 	_, err = s.insistOn(ctx, consentWrite{
 		consent: held, claim: claim, until: claim,
-		made: func(now Consent) bool { return now.Status == ConsentAwaitingCompletion },
+		made: func(now Consent) bool {
+			return now.Status == ConsentAwaitingCompletion || now.Status == ConsentCompleted
+		},
 	})
 	if errors.Is(err, ErrConflict) {
 		// It was ended meanwhile; whoever did that has revoked what it saw, and revoking twice does no harm.

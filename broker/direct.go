@@ -34,10 +34,11 @@ type ObtainRequest struct {
 	Subject string // whom the token is to act for; empty: the connector's own account
 }
 
-// NeedsSubject tells whether a token of this connector is a user's. An unknown connector's would be.
-func (s *Service) NeedsSubject(connector string) bool {
+// NeedsSubject tells whether a token of this connector is a user's. One that the caller's tenant does not see is answered for
+// like one that there is not: as if it were.
+func (s *Service) NeedsSubject(caller Caller, connector string) bool {
 	c, ok := s.cfg.Connectors.Connector(connector)
-	return !ok || !c.OfTenant()
+	return !ok || !ofTenant(c, caller.Client.Tenant) || !c.OfTenant()
 }
 
 // establishedFor is how long two replicas that find no connection at the same moment are kept from making one each.
@@ -176,7 +177,7 @@ func (s *Service) obtained(conn Connection, grant Grant, w want) Connection {
 	now, next := s.cfg.Now(), conn
 	next.Status, next.Error = ConnectionActive, ""
 	next.FailingSince, next.RetryAt, next.Failures = time.Time{}, time.Time{}, 0
-	next.LastRefreshed, next.Lifetime = now, grant.Lifetime
+	next.LastRefreshed, next.Lifetime, next.ClientGeneration = now, grant.Lifetime, grant.ClientGeneration
 	next.Scopes = offeredScopes(s.connector(conn.Connector))
 	next.Extra, next.Vars = merged(conn.Extra, grant.Extra), merged(conn.Vars, grant.Vars)
 	if grant.Account.ID != "" {

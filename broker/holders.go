@@ -34,8 +34,8 @@ const enlistTime = 5 * time.Minute
 func (s *Service) sweepHolders(ctx context.Context) {
 	seen := map[string]bool{"": true}
 	for _, c := range s.cfg.Connectors.All() {
-		if seen[c.RevokesAll] || ctx.Err() != nil {
-			continue
+		if seen[c.RevokesAll] || madeByTenant(c.ID) || ctx.Err() != nil {
+			continue // what tenants make was counted from its first connection on
 		}
 		seen[c.RevokesAll] = true
 		walk, cancel := context.WithTimeout(ctx, enlistTime)
@@ -106,7 +106,10 @@ func (s *Service) endsOthers(ctx context.Context, connector string, account Acco
 	}
 	walk, cancel := context.WithTimeout(ctx, 2*s.cfg.StoreTimeout)
 	defer cancel()
-	unknown := s.enlist(walk, client)
+	var unknown error
+	if !madeByTenant(connector) {
+		unknown = s.enlist(walk, client)
+	}
 	// Whoever leaves does so in any case.
 	counting, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()

@@ -3,13 +3,14 @@ package broker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
 // A provider can tell by itself that grants ended: that a user took the app out of the account, that an administrator
 // uninstalled it. Such a notice is a reason to look, and no verdict: the grants that it names are refreshed at once, and what
-// the provider says to that counts. So a notice that is late, that comes twice, or that somebody managed to forge costs one
-// request and takes nothing from anybody.
+// the provider says to that counts. So a notice that is late, that comes twice, or that somebody managed to forge ends no
+// grant: it costs a request, and where a refresh ends the access token before it, that token, once in ten minutes at most.
 
 // NoticeRequest is a request that says it comes from a provider.
 type NoticeRequest struct {
@@ -110,7 +111,7 @@ func (s *Service) lookAtNoticed(ctx context.Context, conns []Connection) {
 		if err != nil {
 			s.cfg.Log.WarnContext(ctx, "a provider's notice could not be put on record", "connection", conn.ID, "error", err)
 		}
-		if !conn.Renewable {
+		if !conn.Renewable || s.connector(conn.Connector).RefreshEndsAccess && s.noticed.lately(conn.ID, s.cfg.Now(), noticedAgain) {
 			continue
 		}
 		places <- struct{}{}
@@ -152,21 +153,64 @@ func (s *Service) noticeNames(conn Connection) []string {
 	return names
 }
 
-// listen makes the connection one that notices can find. What fails is tried again at its next refresh.
+// listen makes the connection one that notices can find. What fails is tried again at its next refresh; what this process has
+// done lately need not be done again, for the holders of a large workspace are many to read.
 func (s *Service) listen(ctx context.Context, conn Connection) {
-	for _, name := range s.noticeNames(conn) {
+	names := s.noticeNames(conn)
+	if len(names) == 0 || s.listening.lately(conn.ID+"\x00"+conn.Account.ID, s.cfg.Now(), listenAgain) {
+		return
+	}
+	for _, name := range names {
 		holdCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 		err := s.cfg.Shared.Hold(holdCtx, name, conn.holder())
 		cancel()
 		if err != nil {
 			s.cfg.Log.WarnContext(ctx, "a connection can't be found by its provider's notices yet", "connection", conn.ID, "error", err)
+			s.listening.forget(conn.ID + "\x00" + conn.Account.ID)
 			return
 		}
 	}
 }
 
+const (
+	// listenAgain is how long it is believed that the store still knows where a connection listens.
+	listenAgain = time.Hour
+	// noticedAgain is how long a notice about a grant is not looked at again where that has a price: a refresh there ends the
+	// access token that somebody may be using.
+	noticedAgain = 10 * time.Minute
+	// latelyMost bounds what is remembered; beyond that everything is forgotten, which costs a little work.
+	latelyMost = 50_000
+)
+
+// lately remembers what was done a while ago.
+type lately struct {
+	mu   sync.Mutex
+	done map[string]time.Time
+}
+
+// lately tells whether it was done within that time; if not, it is now.
+func (l *lately) lately(what string, now time.Time, within time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at, ok := l.done[what]; ok && now.Sub(at) < within && !now.Before(at) {
+		return true
+	}
+	if l.done == nil || len(l.done) >= latelyMost {
+		l.done = map[string]time.Time{}
+	}
+	l.done[what] = now
+	return false
+}
+
+func (l *lately) forget(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.done, what)
+}
+
 // listenNoMore ends that. What is left over finds a connection that is not active, and does nothing.
 func (s *Service) listenNoMore(ctx context.Context, conn Connection) {
+	s.listening.forget(conn.ID + "\x00" + conn.Account.ID)
 	for _, name := range s.noticeNames(conn) {
 		leaveCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 		_, err := s.cfg.Shared.Leave(leaveCtx, name, conn.holder())

@@ -80,6 +80,8 @@ type Service struct {
 	connectorTurn chan struct{} // holds a value while somebody brings store and registry together
 	connectorMark string        // of what was read last; belongs to the holder of the turn
 
+	listening, noticed lately // notice.go
+
 	links singleflight.Group // equal consents asked for at the same time
 }
 

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -292,6 +293,7 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 		// What a tenant's OAuth client suffers stops nobody else.
 		view.ProviderID = d.ID + "/" + c.ID // {placeholders} may lead each connector to a server of its own
 	}
+	view.ClientKey += s.place()
 	view.Notices = s.takesNotices()
 	if c.Tenant != "" {
 		// Where a tenant says what the client is, and perhaps what the server, it must not reach into grants of others.
@@ -322,6 +324,18 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	for _, scope := range slices.Concat(implied.All(), allowed.All()) {
 		s.spell[s.fold(scope)] = scope
 	}
+}
+
+// place tells servers apart that one definition stands for: by the values that the configuration fills its addresses with. What
+// a grant learns by itself is its own.
+func (s *server) place() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(s.def.Vars)) {
+		if from := s.def.Vars[name].From; from == "" || from == "config" {
+			b.WriteString("\x00" + name + "=" + s.vars[name])
+		}
+	}
+	return b.String()
 }
 
 // patience is how long a request may take, a look-up of metadata before it included.
