@@ -78,6 +78,12 @@ func (s *Service) learnConnector(ctx context.Context, tenant, id string) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
+	// In turn with those who look for changes: what was deleted meanwhile must not come back by an answer that was late.
+	release, err := s.holdConnectors(ctx)
+	if err != nil {
+		return false
+	}
+	defer release()
 	c, err := s.cfg.TenantConnectors.TenantConnector(ctx, tenant, id)
 	if err != nil {
 		if !errors.Is(err, ErrNotFound) {

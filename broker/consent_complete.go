@@ -66,6 +66,10 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		if consent.Status == ConsentCompleted && c.Subject == consent.Subject && typed.Equal(consent.CompletionCode) && s.cfg.Now().Before(consent.Deadline) {
 			return consent, nil
 		}
+		if _, there := s.cfg.Connectors.Connector(consent.Connector); !there {
+			return Consent{}, s.consentTrouble(ctx, consent, "completed after its connector was deleted",
+				Errorf(CodeExpired, "the connector of this consent is gone; nothing can be connected with it any more"))
+		}
 		switch s.statusOf(consent) {
 		case ConsentPending, ConsentStarted:
 			return Consent{}, s.consentTrouble(ctx, consent, "completed before the user had finished",

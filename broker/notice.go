@@ -10,7 +10,8 @@ import (
 // A provider can tell by itself that grants ended: that a user took the app out of the account, that an administrator
 // uninstalled it. Such a notice is a reason to look, and no verdict: the grants that it names are refreshed at once, and what
 // the provider says to that counts. So a notice that is late, that comes twice, or that somebody managed to forge ends no
-// grant: it costs a request, and where a refresh ends the access token before it, that token, once in ten minutes at most.
+// grant: it costs a request, five times a minute at most, and where a refresh ends the access token before it, that token, once
+// in ten minutes.
 
 // NoticeRequest is a request that says it comes from a provider.
 type NoticeRequest struct {
@@ -102,6 +103,14 @@ func (s *Service) handleNotice(ctx context.Context, connector string, req Notice
 func (s *Service) lookAtNoticed(ctx context.Context, conns []Connection) {
 	places := make(chan struct{}, noticedAtOnce)
 	for _, conn := range conns {
+		// A notice can come again for as long as its signature is believed.
+		most, within := noticedOften, time.Minute
+		if s.connector(conn.Connector).RefreshEndsAccess {
+			most, within = 1, noticedAgain
+		}
+		if !s.noticed.allow(conn.ID, s.cfg.Now(), most, within) {
+			continue
+		}
 		entry := s.entry(Caller{Client: Client{ID: conn.Client, Tenant: conn.Tenant}}, EventConnectionNoticed, conn.Subject, conn.Connector, conn.ID)
 		entry.Outcome, entry.Reason = "ok", "the provider says that this grant may have ended"
 		var err error
@@ -111,7 +120,7 @@ func (s *Service) lookAtNoticed(ctx context.Context, conns []Connection) {
 		if err != nil {
 			s.cfg.Log.WarnContext(ctx, "a provider's notice could not be put on record", "connection", conn.ID, "error", err)
 		}
-		if !conn.Renewable || s.connector(conn.Connector).RefreshEndsAccess && s.noticed.lately(conn.ID, s.cfg.Now(), noticedAgain) {
+		if !conn.Renewable {
 			continue
 		}
 		places <- struct{}{}
@@ -157,7 +166,7 @@ func (s *Service) noticeNames(conn Connection) []string {
 // done lately need not be done again, for the holders of a large workspace are many to read.
 func (s *Service) listen(ctx context.Context, conn Connection) {
 	names := s.noticeNames(conn)
-	if len(names) == 0 || s.listening.lately(conn.ID+"\x00"+conn.Account.ID, s.cfg.Now(), listenAgain) {
+	if len(names) == 0 || !s.listening.allow(conn.ID+"\x00"+conn.Account.ID, s.cfg.Now(), 1, listenAgain) {
 		return
 	}
 	for _, name := range names {
@@ -178,28 +187,39 @@ const (
 	// noticedAgain is how long a notice about a grant is not looked at again where that has a price: a refresh there ends the
 	// access token that somebody may be using.
 	noticedAgain = 10 * time.Minute
+	// noticedOften is how often in a minute a grant is looked at elsewhere.
+	noticedOften = 5
 	// latelyMost bounds what is remembered; beyond that everything is forgotten, which costs a little work.
 	latelyMost = 50_000
 )
 
-// lately remembers what was done a while ago.
+// lately counts what was done within a while.
 type lately struct {
 	mu   sync.Mutex
-	done map[string]time.Time
+	done map[string]lastTimes
 }
 
-// lately tells whether it was done within that time; if not, it is now.
-func (l *lately) lately(what string, now time.Time, within time.Duration) bool {
+type lastTimes struct {
+	since time.Time
+	n     int
+}
+
+// allow counts one more and tells whether it is among the first so many of that time.
+func (l *lately) allow(what string, now time.Time, most int, within time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if at, ok := l.done[what]; ok && now.Sub(at) < within && !now.Before(at) {
-		return true
+	times, known := l.done[what]
+	if age := now.Sub(times.since); !known || age >= within || age < 0 {
+		times = lastTimes{since: now}
+	}
+	if times.n++; times.n > most {
+		return false
 	}
 	if l.done == nil || len(l.done) >= latelyMost {
-		l.done = map[string]time.Time{}
+		l.done = map[string]lastTimes{}
 	}
-	l.done[what] = now
-	return false
+	l.done[what] = times
+	return true
 }
 
 func (l *lately) forget(what string) {

@@ -119,3 +119,30 @@ func TestNoticeRefusedOrLater(t *testing.T) {
 		}
 	})
 }
+
+// A notice can be sent again for as long as its signature is believed: that costs no more than a few requests a minute, and
+// where a refresh ends the access token that somebody is using, one in ten minutes.
+func TestRepeatedNotice(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h, _ := noticing(t)
+			defer drain(t, h)
+			h.Conns[0].RefreshEndsAccess = ends
+			before := h.Provider.Refreshes
+			h.Provider.Noticed = &broker.Notice{Accounts: []string{"T1:U1"}, Status: 200}
+			for range 200 {
+				if _, err := h.Service.HandleNotice(t.Context(), "files", broker.NoticeRequest{}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			most := 5
+			if ends {
+				most = 1
+			}
+			if n := refreshedSince(h, before); n == 0 || n > most {
+				t.Errorf("a refresh ends the access token: %t: %d refreshes, want 1 to %d", ends, n, most)
+			}
+		})
+	}
+}

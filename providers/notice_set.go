@@ -27,9 +27,10 @@ var setAlgorithms = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512
 
 // jwksCache holds the keys that a provider signs its notices with.
 type jwksCache struct {
-	mu    sync.Mutex
-	keys  jose.JSONWebKeySet
-	asked time.Time
+	mu     sync.Mutex
+	keys   jose.JSONWebKeySet
+	asked  time.Time
+	failed error // the last time
 }
 
 // find returns the key of that id, from the provider if need be.
@@ -43,15 +44,21 @@ func (j *jwksCache) find(ctx context.Context, r *Registry, s *server, id string)
 		a, err := r.client.send(ctx, outgoing{what: "key set", method: http.MethodGet, url: s.def.Notices.Signature.JWKS, reach: s.def.reach(s.def.Notices.Signature.JWKS), timeout: 10 * time.Second})
 		if err == nil && a.broken == nil && a.status == http.StatusOK {
 			var fresh jose.JSONWebKeySet
-			if err := json.Unmarshal(a.body, &fresh); err == nil {
+			if err = json.Unmarshal(a.body, &fresh); err == nil {
 				j.keys = fresh
 				known = fresh.Key(id)
 			}
-		} else if len(known) == 0 {
-			return jose.JSONWebKey{}, &broker.UpstreamError{Class: broker.ClassUnsent, What: "the provider's key set is not available", Cause: err}
+		} else if err == nil {
+			err = fmt.Errorf("HTTP %d", a.status)
 		}
+		j.failed = err
 	}
-	if len(known) == 0 {
+	switch {
+	case len(known) > 0:
+	case j.failed != nil:
+		// It may be signed by a key that we could not see: the provider must send it again.
+		return jose.JSONWebKey{}, &broker.UpstreamError{Class: broker.ClassUnsent, What: "the provider's key set is not available", Cause: j.failed}
+	default:
 		return jose.JSONWebKey{}, broker.ErrNoticeRefused
 	}
 	return known[0], nil

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"time"
 
 	"tokenbroker/broker"
 )
@@ -42,6 +43,11 @@ func (r *Registry) askToken(ctx context.Context, s *server, endpoint, method str
 	p := r.predecessor(s)
 	if err != nil || p == nil || !s.refuses(a) {
 		return a, err
+	}
+	// With less time than a request may take, its answer could come too late, and a refresh token be spent for nothing.
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < r.limit(s) {
+		r.log.WarnContext(ctx, "the provider refused the connector's new client secret, and was too slow for a try with the one before", "connector", s.id)
+		return a, nil
 	}
 	b, err := r.askTokenAs(ctx, p, endpoint, method, maps.Clone(params), bearer)
 	b.client = p.config.Generation

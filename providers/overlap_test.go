@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"io"
@@ -159,5 +160,25 @@ func TestSignaturesInTheOverlap(t *testing.T) {
 				t.Errorf("a callback signed with %q: %v", key, err)
 			}
 		}
+	}
+}
+
+// The earlier secret is tried only with a whole request's time: an answer that came too late would have spent the refresh token.
+func TestOverlapTakesTime(t *testing.T) {
+	for name, test := range map[string]struct {
+		left time.Duration
+		sent int
+	}{"enough": {time.Hour, 2}, "too little": {9 * time.Second, 1}} {
+		t.Run(name, func(t *testing.T) {
+			f, tried := overlapping(t, map[string]func(http.ResponseWriter){
+				canarySecret: gives(401, `{"error":"invalid_client"}`), canaryOld: gives(200, `{"access_token":"at","refresh_token":"rt","expires_in":60}`)})
+			r := connect(t, setup{yaml: f.plain("  timeout: 10"), connector: ConnectorConfig{Previous: broker.NewSecret(canaryOld), Generation: 2}})
+			ctx, cancel := context.WithTimeout(t.Context(), test.left)
+			defer cancel()
+			_, err := r.Refresh(ctx, "files", broker.RefreshRequest{RefreshToken: broker.NewSecret(canaryRefresh)})
+			if n := len(tried()); n != test.sent || (err == nil) != (test.sent == 2) {
+				t.Errorf("%d requests, %v; want %d", n, err, test.sent)
+			}
+		})
 	}
 }

@@ -303,7 +303,9 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 		view.SharedGrants = view.ClientKey
 	}
 	if ends := d.Revocation.Ends; ends == "client" || ends == "app" {
-		view.RevokesAll = view.ClientKey
+		// At the provider it is one client, whoever brought it in: a holder that is counted too many keeps a grant there, one that
+		// is not counted loses what it has.
+		view.RevokesAll = d.ID + "/" + c.ClientID + s.place()
 	}
 	if product != nil {
 		def(&view.Name, product.Name)
@@ -338,9 +340,17 @@ func (s *server) place() string {
 	return b.String()
 }
 
+// limit is how long one request may take.
+func (r *Registry) limit(s *server) time.Duration {
+	return min(r.client.timeout, time.Duration(s.def.Timeout)*time.Second)
+}
+
 // patience is how long a request may take, a look-up of metadata before it included.
 func (s *server) patience(cfg Config) time.Duration {
 	limit := min(cfg.Timeout, time.Duration(s.def.Timeout)*time.Second)
+	if s.previous != nil {
+		limit *= 2 // a second request with the earlier client secret
+	}
 	if s.def.discovers() {
 		limit += cfg.DiscoveryTimeout
 	}

@@ -36,6 +36,7 @@ const (
 	fieldMark    = "c:"
 	unheldLife   = time.Hour
 	sharedAgain  = 5 // attempts of a write that meets others
+	clockSlack   = 2 * time.Minute
 )
 
 // sharedFields are what belongs to a generation.
@@ -212,8 +213,11 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 			return 0, err
 		}
 		made := mark{generation: micros(grant.ObtainedAt), until: s.cfg.Now().Add(markLife).UnixMilli()}
+		// A generation that is still to come is of a clock that was wrong: the consent has just been given, and its tokens ended
+		// those before. Thrown away as older ones, they would be missing to all who hold the grant.
+		ahead := now.generation > micros(s.cfg.Now().Add(clockSlack))
 		var fields []string
-		if made.generation >= now.generation {
+		if made.generation >= now.generation || ahead {
 			made.generation = max(made.generation, now.generation+1)
 			if fields, err = s.grantFields(name, made.generation, bare(grant), write); err != nil {
 				return 0, err

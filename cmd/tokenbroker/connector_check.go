@@ -19,12 +19,13 @@ import (
 )
 
 type connectorCheckCommand struct {
-	Connector   string        `arg:"" placeholder:"ID" help:"The connector's id in the configuration."`
-	Config      string        `required:"" placeholder:"FILE" help:"The configuration file."`
-	RedirectURI string        `placeholder:"URL" help:"A loopback address that is registered at the provider; this command listens there. Default: the connector's own where public_url is on loopback, else http://127.0.0.1:8089/oauth2/callback/ID."`
-	Paste       bool          `help:"Use the connector's own redirect URI, and paste the address at which the browser ends: where a provider takes no loopback address."`
-	SkipPkce    bool          `help:"Leave out the second consent, which finds out whether the provider checks PKCE."`
-	Wait        time.Duration `default:"10m" help:"How long to wait for each consent."`
+	Connector      string        `arg:"" placeholder:"ID" help:"The connector's id in the configuration."`
+	Config         string        `required:"" placeholder:"FILE" help:"The configuration file."`
+	RedirectURI    string        `placeholder:"URL" help:"A loopback address that is registered at the provider; this command listens there. Default: the connector's own where public_url is on loopback, else http://127.0.0.1:8089/oauth2/callback/ID."`
+	Paste          bool          `help:"Use the connector's own redirect URI, and paste the address at which the browser ends: where a provider takes no loopback address."`
+	SkipPkce       bool          `help:"Leave out the second consent, which finds out whether the provider checks PKCE."`
+	Wait           time.Duration `default:"10m" help:"How long to wait for each consent."`
+	EndsLiveGrants bool          `help:"Go on although the trial ends what others have: see what it says without this."`
 }
 
 // loopbackCallback is where the default redirect URI lies.
@@ -45,6 +46,10 @@ func (c *connectorCheckCommand) Run(ctx context.Context, con *console) error {
 	definition, _ := registry.Definition(c.Connector)
 	if !ok {
 		return &usageError{fmt.Sprintf("there is no connector %q in %s; it has: %s", c.Connector, c.Config, configured(registry))}
+	}
+	if (connector.SharedGrants != "" || connector.RevokesAll != "") && !c.EndsLiveGrants {
+		return &usageError{fmt.Sprintf("%s gives everybody who connects one account with this OAuth client grants that end together, and the trial ends its own: "+
+			"whoever has connected the account (with %s, all its people) must consent again. Use an account that nobody has connected, and call again with --ends-live-grants", connector.Provider, connector.Provider)}
 	}
 	redirect, err := c.redirect(cfg.PublicURL)
 	if err != nil {

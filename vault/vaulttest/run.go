@@ -71,6 +71,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"holders of grants that end together", testRevokedTogether},
 		{"holders of before", testEnlist},
 		{"held by", testHeldBy},
+		{"shared grant and a clock ahead", testSharedClockAhead},
 		{"schedule in pieces", testScheduleLimit},
 		{"events", testEvents},
 		{"event filters", testEventFilters},

@@ -2,6 +2,7 @@ package vaulttest
 
 import (
 	"path/filepath"
+	"strings"
 	"time"
 
 	"tokenbroker/broker"
@@ -131,4 +132,25 @@ func testSharedHolderLost(r *rig) {
 		r.Fatal(err)
 	}
 	held("after healing")
+}
+
+// testSharedClockAhead: one replica's clock was wrong once. The consents that come behind it are the newest all the same.
+func testSharedClockAhead(r *rig) {
+	s := r.store()
+	name, conns := r.holders(s, "alice", "bob")
+	ahead := r.grant("carol")
+	ahead.ObtainedAt = ahead.ObtainedAt.Add(time.Hour)
+	if _, err := s.Spread(r.ctx(), name, "carols-consent", ahead); err != nil {
+		r.Fatal(err)
+	}
+	for _, who := range []string{"dave", "erin"} {
+		generation, err := s.Spread(r.ctx(), name, who+"s-consent", r.grant(who))
+		if err != nil || generation == 0 {
+			r.Fatalf("%s's tokens, the newest of the grant, were thrown away: generation %d, %v", who, generation, err)
+		}
+	}
+	lease, _, err := s.BeginRefresh(r.ctx(), conns[0], "me", time.Minute)
+	if err != nil || lease.Shared.Newer == nil || !strings.Contains(lease.Shared.Newer.RefreshToken.Reveal(), "erin") {
+		r.Errorf("alice's refresh goes on with other tokens than the newest: %+v, %v", lease.Shared, err)
+	}
 }
