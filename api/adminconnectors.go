@@ -37,7 +37,7 @@ type connectorChangeBody struct {
 	Name          string     `json:"name"`
 	Scopes        *scopeList `json:"scopes"`
 	DefaultScopes *scopeList `json:"default_scopes"`
-	ClientSecret  string     `json:"client_secret"`
+	ClientSecret  *string    `json:"client_secret"`
 	Overlap       *int64     `json:"overlap"` // seconds
 }
 
@@ -139,12 +139,19 @@ func (a *API) updateConnector(ctx context.Context, in *request) (answer, error) 
 		return answer{}, err
 	}
 	var f fields
-	change := broker.ConnectorChange{ClientSecret: broker.NewSecret(body.ClientSecret)}
+	var change broker.ConnectorChange
 	f.text("name", body.Name, maxName)
 	if body.Name != "" {
 		change.Name = &body.Name
 	}
-	f.text("client_secret", body.ClientSecret, maxSecret)
+	switch secret := body.ClientSecret; {
+	case secret == nil:
+	case *secret == "":
+		f.refuse("client_secret is empty: leave it out to keep the one there is") // a variable that was not set, most likely
+	default:
+		f.text("client_secret", *secret, maxSecret)
+		change.ClientSecret = broker.NewSecret(*secret)
+	}
 	if body.Scopes != nil && body.Scopes.names != nil {
 		scopes := f.scopeTokens("scopes", body.Scopes.names)
 		change.Scopes = &scopes

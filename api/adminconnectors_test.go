@@ -97,6 +97,9 @@ func TestUpdateConnector(t *testing.T) {
 	if strings.Contains(r.text+b.logs.String(), canarySecret) {
 		t.Error("the client secret is in the answer or in the log")
 	}
+	if r := b.call("PATCH", "/v1/admin/connectors/drive_a", `{"client_secret":""}`); r.status != 400 || !strings.Contains(r.text, "client_secret is empty") {
+		t.Errorf("an empty secret: %d %s", r.status, r.text)
+	}
 	r = b.call("PATCH", "/v1/admin/connectors/drive_a", `{"name":"","client_secret":null,"overlap":null,"scopes":"","default_scopes":null}`)
 	if r.status != 200 || got.Name != nil || !got.ClientSecret.IsZero() || got.Overlap != nil || got.Scopes != nil || got.DefaultScopes != nil {
 		t.Errorf("left out, and %+v (%d %s)", got, r.status, r.text)

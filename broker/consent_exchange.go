@@ -170,7 +170,7 @@ func (s *Service) exchangeFailed(ctx context.Context, consent Consent, cause err
 func (s *Service) upstreamFault(ctx context.Context, connector string, cause error) *Error {
 	switch ClassOf(cause) {
 	case ClassClientRefused, ClassRefused:
-		s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client or request: check the connector's client_id, client_secret, redirect URI and scopes",
+		s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client or request, or its definition lacks something: see error; check the connector's client_id, client_secret, redirect URI and scopes",
 			"connector", connector, "error", cause)
 		return misconfigured(cause)
 	case ClassGrantDead:

@@ -267,7 +267,7 @@ func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) 
 // clientRefused: the operator must act. The connection is not touched; nobody is asked to consent again. Whether it is this one
 // grant that is refused, or the client for everybody, is for the circuits to find out.
 func (r *refresher) clientRefused(ctx context.Context, run refreshRun, conn Connection, lease Lease, cause error) (Connection, error) {
-	r.s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client: check the connector's client_id, client_secret and redirect URI; if other grants of it are refreshed, it refuses this one alone",
+	r.s.cfg.Log.ErrorContext(ctx, "the provider refuses our OAuth client, or its definition lacks something: see error; check the connector's client_id, client_secret and redirect URI; if other grants of it are refreshed, it refuses this one alone",
 		"connector", conn.Connector, "connection", conn.ID, "error", cause)
 	r.giveBack(ctx, lease)
 	entry := r.s.entry(run.caller, EventTokenRefreshFailed, conn.Subject, conn.Connector, conn.ID)

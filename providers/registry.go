@@ -213,6 +213,9 @@ func (r *Registry) newServer(c ConnectorConfig) (*server, Problems) {
 	case (method == authBasic || method == authPost) && c.ClientSecret.IsZero() && !(c.Grant == string(broker.GrantJWTBearer) && d.JWTBearer.ClientAuth == authNone):
 		add("client_secret", "is missing: %s authenticates its clients by %s", c.Provider, method)
 	}
+	if !c.NoticeSecret.IsZero() && d.Notices == nil && !d.doubtful("notices") && c.Tenant == "" {
+		r.notes = append(r.notes, Problem{Line: c.Line, Key: join(c.Key, "notice_secret"), Text: fmt.Sprintf("has no effect: %s sends no notices", c.Provider)})
+	}
 	s.vars = map[string]string{}
 	for name, decl := range d.Vars {
 		if decl.Default != "" {

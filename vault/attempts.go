@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -44,7 +45,9 @@ type lastError struct{ err atomic.Pointer[error] }
 
 // note keeps the error of an attempt; one that says no more than that time is over only if there is no other.
 func (l *lastError) note(err error) {
-	if timeless := !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled); timeless || l.err.Load() == nil {
+	var network net.Error
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &network) && network.Timeout()
+	if !late || l.err.Load() == nil {
 		l.err.Store(&err)
 	}
 }

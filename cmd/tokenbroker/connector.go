@@ -197,6 +197,9 @@ func (c *connectorShowCommand) Run(con *console) error {
 		found = found[i : i+1]
 	}
 	if len(found) == 0 {
+		if c.Config != "" {
+			return &usageError{fmt.Sprintf("%q is neither in the catalogue nor under providers in %s; of a connector there, show its provider", c.Connector, c.Config)}
+		}
 		return &usageError{fmt.Sprintf("%q is no connector of the catalogue; connector list prints them, and --config FILE adds your own", c.Connector)}
 	}
 	if c.JSON {
@@ -231,7 +234,7 @@ func describe(f connectorFacts) string {
 	line("pkce", "%s%s", f.PKCE, mark("pkce"))
 	line("refresh token", "%s%s", rotationWords[f.Rotation], mark("rotation"))
 	if f.RefreshIdle > 0 {
-		line("", "ends unless it is used for %s%s", days(f.RefreshIdle), mark("refresh_token_idle"))
+		line("", "ends when unused for %s%s", days(f.RefreshIdle), mark("refresh_token_idle"))
 	}
 	if f.RefreshLife > 0 {
 		line("", "ends %s after the consent, used or not%s", days(f.RefreshLife), mark("refresh_token_lifetime"))

@@ -47,6 +47,9 @@ func (c *connectorCheckCommand) Run(ctx context.Context, con *console) error {
 	if !ok {
 		return &usageError{fmt.Sprintf("there is no connector %q in %s; it has: %s", c.Connector, c.Config, configured(registry))}
 	}
+	if connector.Direct() {
+		return &usageError{fmt.Sprintf("%s has grant: %s, in which nobody consents: ask for a token of it, POST /v1/tokens, and look at the log", connector.ID, connector.Grant)}
+	}
 	if (connector.SharedGrants != "" || connector.RevokesAll != "") && !c.EndsLiveGrants {
 		return &usageError{fmt.Sprintf("%s gives everybody who connects one account with this OAuth client grants that end together, and the trial ends its own: "+
 			"whoever has connected the account (with %s, all its people) must consent again. Use an account that nobody has connected, and call again with --ends-live-grants", connector.Provider, connector.Provider)}

@@ -151,7 +151,7 @@ func (s *Store) CheckDurability(ctx context.Context) (problems []string, err err
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask redis what it keeps: %w", s.advised(err))
+		return nil, fmt.Errorf("what redis keeps can't be seen: %w", s.advised(err))
 	}
 	slices.Sort(problems)
 	return slices.Compact(problems), nil

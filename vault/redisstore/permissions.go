@@ -71,7 +71,7 @@ func (s *Store) Permissions(ctx context.Context) (Denied, error) {
 	// The key that makes a cluster send it to each master.
 	keys, err := s.probeKeys(ctx)
 	if err != nil {
-		return denied, fmt.Errorf("ask redis what the user may do: %w", s.advised(err))
+		return denied, fmt.Errorf("what the user may do can't be seen: %w", s.advised(err))
 	}
 	var group sync.WaitGroup
 	var failed error
@@ -92,7 +92,7 @@ func (s *Store) Permissions(ctx context.Context) (Denied, error) {
 	slices.Sort(denied.Wanted)
 	denied.Needed, denied.Wanted = slices.Compact(denied.Needed), slices.Compact(denied.Wanted)
 	if failed != nil && len(denied.Needed) == 0 {
-		return denied, fmt.Errorf("ask redis what the user may do: %w", failed)
+		return denied, fmt.Errorf("what the user may do can't be seen: %w", failed)
 	}
 	return denied, nil
 }

@@ -81,7 +81,7 @@ func (p *pair) refuses(broken, mended func(*pair), says string) {
 	}
 	short := func(do func(ctx context.Context) error) {
 		p.Helper()
-		ctx, cancel := contextWithTimeout(time.Second)
+		ctx, cancel := contextWithTimeout(5 * time.Second)
 		defer cancel()
 		// It is tried again until its time is over, and then says why, not only that.
 		if err := do(ctx); !errors.Is(err, redisstore.ErrUnavailable) {
