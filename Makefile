@@ -35,11 +35,11 @@ deps: ## Install what the tests run besides Go: redis-server, chromium, curl, an
 # The programs under test and what drives them: several processes that share two cores, whose answers are timed; and the
 # simulation, in which one goroutine runs at a time. The race detector makes them ten times slower, so it watches everything
 # else; make race has it watch these too.
-PROGRAMS := ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
+PROGRAMS := ./cmd/tokenbroker ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
 
 .PHONY: test
 test: deps ## Run all tests: with the race detector, then the programs and the browser, then 100,000 schedules of the simulation.
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '/(e2e|simulationtest)$$')
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbroker)$$')
 	$(GO) test -timeout 15m $(PROGRAMS)
 	$(MAKE) --no-print-directory simulation SCHEDULES=100000
 

@@ -106,14 +106,17 @@ func (s *Service) createConnector(ctx context.Context, caller Caller, n NewConne
 	if c.ID, err = s.ids().connector(wish); err != nil {
 		return ConnectorView{}, serverError(err)
 	}
-	mine, err := s.tenantConnectors(ctx, caller)
-	if err != nil {
-		return ConnectorView{}, err
-	}
-	if len(mine) >= MaxTenantConnectors {
-		return ConnectorView{}, Errorf(CodeInvalidRequest, "your tenant has %d connectors already, and can have no more; delete one that is not needed", len(mine))
-	}
 	return detach(s, ctx, func(ctx context.Context) (ConnectorView, error) {
+		// One at a time: many at once would all find room. Each replica by itself, so that theirs may come to one more each.
+		s.creating <- struct{}{}
+		defer func() { <-s.creating }()
+		mine, err := s.tenantConnectors(ctx, caller)
+		if err != nil {
+			return ConnectorView{}, err
+		}
+		if len(mine) >= MaxTenantConnectors {
+			return ConnectorView{}, Errorf(CodeInvalidRequest, "your tenant has %d connectors already, and can have no more; delete one that is not needed", len(mine))
+		}
 		return s.saveConnector(ctx, caller, c, EventConnectorCreated, "")
 	})
 }

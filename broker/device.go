@@ -153,8 +153,14 @@ func (s *Service) poll(ctx context.Context, consent Consent) error {
 	}
 	held := claimed
 	if claimed.Provisional == nil { // else whoever had the claim before was cut off with the grant stored already
+		provider := s.refresher.lineOf(claimed.Connector).provider
+		if s.silences.has(provider, now) {
+			return s.pollAgain(ctx, claimed, claimed.Device.Interval)
+		}
 		held, err = s.exchange(ctx, claimed, func(ctx context.Context) (Grant, error) {
-			return s.cfg.Upstream.PollDevice(ctx, claimed.Connector, DevicePoll{DeviceCode: claimed.Device.DeviceCode, Scopes: claimed.Scopes})
+			grant, err := s.cfg.Upstream.PollDevice(ctx, claimed.Connector, DevicePoll{DeviceCode: claimed.Device.DeviceCode, Scopes: claimed.Scopes})
+			s.silences.note(provider, s.cfg.Now(), answered(err))
+			return grant, err
 		})
 		if err != nil {
 			return s.pollFailed(ctx, claimed, err)
@@ -250,4 +256,14 @@ func normalDeviceCode(code Secret) Secret {
 		}
 		return -1
 	}, code.Reveal()))
+}
+
+// answered is the error of a poll, without those that are an answer.
+func answered(err error) error {
+	for _, answer := range []error{ErrDevicePending, ErrDeviceTooFast, ErrDeviceDenied, ErrDeviceExpired} {
+		if errors.Is(err, answer) {
+			return nil
+		}
+	}
+	return err
 }

@@ -133,6 +133,9 @@ func (s *Service) revokeUpstream(ctx context.Context, connector string, req Revo
 		tryCtx, cancel := context.WithTimeout(ctx, revokeTimeout)
 		err = s.cfg.Upstream.Revoke(tryCtx, connector, req)
 		cancel()
+		if !errors.Is(err, ErrRevokeUnsupported) {
+			s.silences.note(s.refresher.lineOf(connector).provider, s.cfg.Now(), err)
+		}
 		switch {
 		case err == nil:
 			return RevokedDone

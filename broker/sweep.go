@@ -106,7 +106,7 @@ func (s *Service) sweepEach(ctx context.Context, n int, work func(ctx context.Co
 }
 
 // expire ends a consent whose time is up. A provisional grant is revoked first: a crash in between leaves it claimed for
-// a while, and then the next round does it again. It tells whether the consent is ended.
+// a while, and then the next round does it again. It tells whether the consent is ended, or put off.
 func (s *Service) expire(ctx context.Context, consent Consent) (bool, error) {
 	if s.statusOf(consent) != ConsentExpired || s.cfg.Now().Before(consent.BusyUntil) {
 		return false, nil
@@ -123,8 +123,12 @@ func (s *Service) expire(ctx context.Context, consent Consent) (bool, error) {
 		if claimed, err = s.updateConsent(ctx, claimed); err != nil {
 			return false, err
 		}
+		patient := s.cfg.Now().Before(claimed.Deadline.Add(revokePatience))
+		if patient && s.silences.has(s.refresher.lineOf(claimed.Connector).provider, s.cfg.Now()) {
+			return true, nil // put off: claimed, and due again after that
+		}
 		outcome := s.endGrant(ctx, claimed, claimed.Provisional)
-		if outcome == RevokedFailed && s.cfg.Now().Before(claimed.Deadline.Add(revokePatience)) {
+		if outcome == RevokedFailed && patient {
 			return false, nil // out of everybody's reach already, and claimed: the next round after the claim tries again
 		}
 		consent, reason = claimed, "the code was not brought back in time; revoked upstream: "+string(outcome)

@@ -114,3 +114,52 @@ func TestSweepGoesPastADownProvider(t *testing.T) {
 		}
 	})
 }
+
+// A provider that does not answer costs the others a few time-outs, however many of its grants are due: theirs are put off, and a
+// grant that nobody completed elsewhere is revoked within a minute.
+func TestSilentProviderHoldsUpNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		slow := h.Conns[0]
+		slow.ID, slow.ProviderID, slow.ClientKey = "slow", "slow", "slow/client"
+		h.Conns = append(h.Conns, slow)
+		for i := range 400 {
+			link := newLink(t, h, broker.ConsentRequest{Connector: "slow", Subject: fmt.Sprint("u", i)})
+			cb := h.Start(t, link)
+			cb.Connector = "slow"
+			if _, err := h.Service.FinishConsent(t.Context(), cb); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		link := newLink(t, h, broker.ConsentRequest{Subject: "bob"})
+		if _, err := h.Service.FinishConsent(t.Context(), h.Start(t, link)); err != nil {
+			t.Fatal(err)
+		}
+		h.Provider.BeforeRevoke = func(ctx context.Context, connector string) error {
+			if connector != "slow" {
+				return nil
+			}
+			<-ctx.Done()
+			return &broker.UpstreamError{Class: broker.ClassInDoubt, What: "did not answer", Cause: ctx.Err()}
+		}
+		time.Sleep(broker.ProvisionalLife)
+		due := time.Now()
+		for len(h.Provider.Revoked) == 0 && time.Since(due) < time.Hour {
+			h.Service.Sweep(t.Context())
+			time.Sleep(5 * time.Second)
+		}
+		if took := time.Since(due); len(h.Provider.Revoked) != 1 || took > time.Minute {
+			t.Errorf("%d grants of the provider that answers are revoked, after %v", len(h.Provider.Revoked), took)
+		}
+		h.Provider.BeforeRevoke = nil
+		for range 40 {
+			time.Sleep(time.Minute)
+			h.Service.Sweep(t.Context())
+		}
+		if n := len(h.Provider.Revoked); n != 401 {
+			t.Errorf("%d of 401 revoked once the provider answers again", n)
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -352,5 +353,33 @@ func TestCreateConnectorRefuses(t *testing.T) {
 		_, err := h.Service.CreateConnector(ctx, h.Caller(), drive())
 		code(t, err, broker.CodeInvalidRequest)
 		made(t, h.Service, rival)
+	})
+}
+
+// However many are asked for at once, a tenant gets no more than there may be.
+func TestConnectorsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, caller := tenants(t, 1)
+		defer drain(t, h)
+		h.Store.Before = func(context.Context, string) error { time.Sleep(time.Millisecond); return nil }
+		var made, refused atomic.Int32
+		var group sync.WaitGroup
+		for range broker.MaxTenantConnectors + 50 {
+			group.Go(func() {
+				_, err := h.Service.CreateConnector(t.Context(), caller, drive())
+				switch {
+				case err == nil:
+					made.Add(1)
+				case broker.CodeOf(err) == broker.CodeInvalidRequest:
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if made.Load() != broker.MaxTenantConnectors || refused.Load() != 50 {
+			t.Errorf("%d made, %d refused", made.Load(), refused.Load())
+		}
 	})
 }

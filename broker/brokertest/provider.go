@@ -49,6 +49,8 @@ type Provider struct {
 	ExchangeErr, IdentifyErr error
 	// Extra is what answers tell beside the tokens.
 	Extra map[string]string
+	// BeforeRevoke is called before a revocation: an error is what comes of it. nil: nothing.
+	BeforeRevoke func(ctx context.Context, connector string) error
 	// Noticed is what a notice says; nil: it is refused.
 	Noticed *broker.Notice
 	// Signs: callbacks must have the parameter signature=signed.
@@ -258,7 +260,12 @@ func (p *Provider) FailRevocations(err error) {
 }
 
 // Revoke is part of broker.Upstream.
-func (p *Provider) Revoke(_ context.Context, _ string, req broker.RevokeRequest) error {
+func (p *Provider) Revoke(ctx context.Context, connector string, req broker.RevokeRequest) error {
+	if p.BeforeRevoke != nil {
+		if err := p.BeforeRevoke(ctx, connector); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.revokeErr != nil {

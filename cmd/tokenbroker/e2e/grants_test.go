@@ -88,7 +88,12 @@ func TestClientCredentials(t *testing.T) {
 		}
 	}
 	c.want(400, "POST", "/v1/consents", object{"connector": "robot", "subject": "u-1"})
-	replicas[0].api(r.other).want(404, "POST", "/v1/tokens", object{"connector": "robot"})
+	// To another tenant it looks like one that there is not.
+	foreign, none := replicas[0].api(r.other).want(400, "POST", "/v1/tokens", object{"connector": "robot"}), replicas[0].api(r.other).want(400, "POST", "/v1/tokens", object{"connector": "nowhere"})
+	if foreign.str("error") != none.str("error") || foreign.str("error_description") != none.str("error_description") {
+		t.Errorf("a foreign one: %s, none: %s", foreign.raw, none.raw)
+	}
+	replicas[0].api(r.other).want(404, "POST", "/v1/tokens", object{"connector": "robot", "subject": "u-1"})
 	if a := replicas[0].api(r.narrow).want(403, "POST", "/v1/tokens", object{"connector": "robot", "scopes": []string{"files.write"}}); a.str("error") != "access_denied" {
 		t.Errorf("beyond a ceiling: %s", a.raw)
 	}

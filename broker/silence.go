@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// silencePause is how long the background leaves a provider alone that did not answer it so often in a row.
+	silencePause = 30 * time.Second
+	silenceAfter = 4
+)
+
+// silences are the providers that did not answer the background's requests (revocations of what nobody completed, polls for
+// other devices). What else is due there is put off by its claim, at the cost of a write: else those who wait for a provider that
+// answers would stand behind as many time-outs as anybody cares to make due.
+type silences struct {
+	mu  sync.Mutex
+	all map[string]*silence // by line.provider
+}
+
+type silence struct {
+	failures int
+	until    time.Time
+}
+
+// note keeps whether the provider answered.
+func (s *silences) note(provider string, now time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	silent := false
+	if err != nil {
+		class := ClassOf(err)
+		silent = class == ClassUnsent || class == ClassInDoubt
+	}
+	if !silent {
+		delete(s.all, provider)
+		return
+	}
+	if s.all == nil {
+		s.all = map[string]*silence{}
+	}
+	if s.all[provider] == nil {
+		s.all[provider] = &silence{}
+	}
+	one := s.all[provider]
+	if one.failures++; one.failures >= silenceAfter {
+		one.until = now.Add(silencePause)
+	}
+}
+
+// has tells whether the provider is left alone. The first who comes after the pause asks it again, and the others wait for what
+// comes of that.
+func (s *silences) has(provider string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one := s.all[provider]
+	if one == nil || one.failures < silenceAfter {
+		return false
+	}
+	if now.Before(one.until) {
+		return true
+	}
+	one.until = now.Add(silencePause)
+	return false
+}
