@@ -50,12 +50,13 @@ race: deps ## Run the programs and the browser with the race detector; on a quie
 .PHONY: simulation
 SCHEDULES ?= 100000
 FIRST ?= 1
+SIMULATED ?= TestSchedules TestFailovers
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
-simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, half of them with failovers.
+simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, divided among SIMULATED: half of them with failovers.
 	@mkdir -p bin && $(GO) test -c -o bin/simulation.test ./vault/simulationtest
-	@pids=(); share=$$(( ($(SCHEDULES) / 4 + $(WORKERS) - 1) / $(WORKERS) )); \
+	@pids=(); share=$$(( ($(SCHEDULES) / $(words $(SIMULATED)) + $(WORKERS) - 1) / $(WORKERS) )); tests="$(SIMULATED)"; \
 	for ((i = 0; i < $(WORKERS); i++)); do \
-		SIMULATION_SCHEDULES=$$share SIMULATION_FIRST=$$(( $(FIRST) + i * share )) bin/simulation.test -test.v -test.timeout 24h -test.run '^(TestSchedules|TestFailovers|TestSharedGrants|TestSharedFailovers)$$' & pids+=($$!); \
+		SIMULATION_SCHEDULES=$$share SIMULATION_FIRST=$$(( $(FIRST) + i * share )) bin/simulation.test -test.v -test.timeout 24h -test.run "^($${tests// /|})$$" & pids+=($$!); \
 	done; \
 	status=0; for pid in "$${pids[@]}"; do wait $$pid || status=1; done; exit $$status
 
@@ -64,6 +65,7 @@ chaos: deps ## Kill, stop and cut off replicas, Redis and the provider, some 20 
 	@mkdir -p deploy/bench
 	TOKENBROKER_CHAOS_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-chaos.md" $(GO) test -tags chaos -count=1 -v -timeout 60m -run '^TestChaos$$' ./cmd/tokenbroker/e2e
 	$(MAKE) --no-print-directory simulation SCHEDULES=10000000
+	$(MAKE) --no-print-directory simulation SCHEDULES=1000000 SIMULATED="TestSharedGrants TestSharedFailovers"
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck and known vulnerabilities.
