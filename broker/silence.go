@@ -49,18 +49,10 @@ func (s *silences) note(provider string, now time.Time, err error) {
 	}
 }
 
-// has tells whether the provider is left alone. The first who comes after the pause asks it again, and the others wait for what
-// comes of that.
+// has tells whether the provider is left alone. After the pause it is asked again, by as many as work at the same time.
 func (s *silences) has(provider string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	one := s.all[provider]
-	if one == nil || one.failures < silenceAfter {
-		return false
-	}
-	if now.Before(one.until) {
-		return true
-	}
-	one.until = now.Add(silencePause)
-	return false
+	return one != nil && now.Before(one.until)
 }
