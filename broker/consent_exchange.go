@@ -38,23 +38,9 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		if err != nil {
 			return s.exchangeFailed(ctx, mine, err)
 		}
-		if identified, err := s.identify(ctx, held); err == nil {
-			held = identified
-		} else {
-			// The account is asked for again at completion; the grant is kept until then.
-			s.cfg.Log.WarnContext(ctx, "the account of a new grant could not be looked up yet", "connector", held.Connector, "error", err)
-		}
-		claim := held.BusyUntil
-		held.Status, held.Deadline, held.BusyUntil = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ProvisionalLife), time.Time{}
 		held.CompletionCode = code
-		waiting, err := s.insistOn(ctx, consentWrite{
-			consent: held, claim: claim, until: claim,
-			// Completed: somebody was quicker than this process knew of its own write, and the code is spent.
-			made: func(now Consent) bool { return code.Equal(now.CompletionCode) || now.Status == ConsentCompleted },
-		})
+		waiting, err := s.awaitCompletion(ctx, held, func(now Consent) bool { return code.Equal(now.CompletionCode) })
 		if errors.Is(err, ErrConflict) {
-			// It was ended meanwhile; whoever did that has revoked what it saw, and revoking twice does no harm.
-			s.dropConsent(ctx, held, held.Provisional)
 			return Finish{}, errNoConsent()
 		}
 		if err != nil {
@@ -63,6 +49,29 @@ func (s *Service) exchangeProvisionally(ctx context.Context, consent Consent, cb
 		}
 		return s.finishOf(waiting), nil
 	})
+}
+
+// awaitCompletion keeps what a claimed consent was given until the chat completes it. made tells by the stored consent that this
+// was written. ErrConflict: it was ended meanwhile, and the grant with it.
+func (s *Service) awaitCompletion(ctx context.Context, held Consent, made func(now Consent) bool) (Consent, error) {
+	if identified, err := s.identify(ctx, held); err == nil {
+		held = identified
+	} else {
+		// The account is asked for again at completion; the grant is kept until then.
+		s.cfg.Log.WarnContext(ctx, "the account of a new grant could not be looked up yet", "connector", held.Connector, "error", err)
+	}
+	claim := held.BusyUntil
+	held.Status, held.Deadline, held.BusyUntil = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ProvisionalLife), time.Time{}
+	waiting, err := s.insistOn(ctx, consentWrite{
+		consent: held, claim: claim, until: claim,
+		// Completed: somebody was quicker than this process knew of its own write, and the code is spent.
+		made: func(now Consent) bool { return made(now) || now.Status == ConsentCompleted },
+	})
+	if errors.Is(err, ErrConflict) {
+		// Whoever ended it has revoked what it saw, and revoking twice does no harm.
+		s.dropConsent(ctx, held, held.Provisional)
+	}
+	return waiting, err
 }
 
 // redeem is the request that redeems a code.

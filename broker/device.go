@@ -166,22 +166,8 @@ func (s *Service) poll(ctx context.Context, consent Consent) error {
 			return s.pollFailed(ctx, claimed, err)
 		}
 	}
-	if identified, err := s.identify(ctx, held); err == nil {
-		held = identified
-	} else {
-		s.cfg.Log.WarnContext(ctx, "the account of a new grant could not be looked up yet", "connector", held.Connector, "error", err)
-	}
-	claim := held.BusyUntil
-	held.Status, held.Deadline, held.BusyUntil = ConsentAwaitingCompletion, s.cfg.Now().UTC().Add(ProvisionalLife), time.Time{}
-	_, err = s.insistOn(ctx, consentWrite{
-		consent: held, claim: claim, until: claim,
-		made: func(now Consent) bool {
-			return now.Status == ConsentAwaitingCompletion || now.Status == ConsentCompleted
-		},
-	})
+	_, err = s.awaitCompletion(ctx, held, func(now Consent) bool { return now.Status == ConsentAwaitingCompletion })
 	if errors.Is(err, ErrConflict) {
-		// It was ended meanwhile; whoever did that has revoked what it saw, and revoking twice does no harm.
-		s.dropConsent(ctx, held, held.Provisional)
 		return nil
 	}
 	return err

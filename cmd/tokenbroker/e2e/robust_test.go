@@ -31,7 +31,7 @@ func TestRedisDown(t *testing.T) {
 		t.Helper()
 		began := time.Now()
 		a := c.want(503, method, path, body)
-		if a.str("error") != "temporarily_unavailable" || a.header.Get("Retry-After") == "" || time.Since(began) > patience {
+		if a.str("error") != "temporarily_unavailable" || a.header.Get("Retry-After") == "" || time.Since(began) > 3*time.Second {
 			t.Errorf("%s %s: %s after %v", method, path, a.raw, time.Since(began))
 		}
 	}
@@ -64,7 +64,7 @@ func TestRedisDown(t *testing.T) {
 		}
 		return nil
 	})
-	if took := time.Since(began); took > 2*time.Second+patience { // patience is for the machine
+	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("recovery took %v, want under 2 s", took)
 	}
 	p.stop()
@@ -90,13 +90,13 @@ func TestRedisHung(t *testing.T) {
 		}
 		began := time.Now()
 		a := c.want(503, call.method, call.path, body)
-		if took := time.Since(began); took > patience || a.str("error") != "temporarily_unavailable" {
+		if took := time.Since(began); took > 3*time.Second || a.str("error") != "temporarily_unavailable" {
 			t.Errorf("%s %s: %s after %v", call.method, call.path, a.raw, took)
 		}
 	}
 	began := time.Now()
 	b := newBrowser(t)
-	if got := b.post(p.url+"/dashboard/login", url.Values{"token": {dashboardToken}}); got.status != 503 && got.status != 403 || time.Since(began) > patience {
+	if got := b.post(p.url+"/dashboard/login", url.Values{"token": {dashboardToken}}); got.status != 503 && got.status != 403 || time.Since(began) > 3*time.Second {
 		t.Errorf("dashboard: %d after %v", got.status, time.Since(began))
 	}
 	r.server.Resume()
