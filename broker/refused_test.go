@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,18 +16,19 @@ var errClientRefused = &broker.UpstreamError{Class: broker.ClassClientRefused, S
 
 // refuse makes the provider refuse our client for the grants of those connections, as some do where a grant is over.
 func refuse(h *brokertest.Harness, conns ...broker.Connection) (arrived func() int) {
-	n, bad := 0, map[string]bool{}
+	var n atomic.Int64 // refreshes ahead of need run beside each other
+	bad := map[string]bool{}
 	for _, conn := range conns {
 		bad[h.Store.RefreshToken(conn.ID)] = true
 	}
 	h.Provider.Before = func(_ context.Context, token string) error {
 		if bad[token] {
-			n++
+			n.Add(1)
 			return errClientRefused
 		}
 		return nil
 	}
-	return func() int { return n }
+	return func() int { return int(n.Load()) }
 }
 
 // as asks for a token of the subject in another tenant.
