@@ -100,5 +100,5 @@ func (w *Web) finished(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.render(c, http.StatusOK, "finish", finishView(finish))
+	return w.render(c, http.StatusOK, "finish", finishView(w.frame(c, areaFinished), finish))
 }

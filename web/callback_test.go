@@ -174,9 +174,9 @@ func TestFinishedPages(t *testing.T) {
 		finish broker.Finish
 		want   []string
 	}{
-		{webtest.Code(), []string{`<output id="code">WDJB-MJHT</output>`, "Ada Lovelace", "ada@example.com", "close this page: nothing will be connected", `data-status="awaiting_completion"`, " data-waiting>"}},
-		{finish(broker.ConsentAwaitingCompletion, ""), []string{"Go back to Acme Chat"}},
-		{finish(broker.ConsentCompleted, ""), []string{"Google Drive is connected"}},
+		{webtest.Code(), []string{`<output id="code" dir="ltr">WDJB-MJHT</output>`, "Ada Lovelace", "ada@example.com", "close this page: nothing will be connected", `data-status="awaiting_completion"`, " data-waiting>"}},
+		{finish(broker.ConsentAwaitingCompletion, ""), []string{"Go back to <bdi>Acme Chat</bdi>"}},
+		{finish(broker.ConsentCompleted, ""), []string{"<bdi>Google Drive</bdi> is connected"}},
 		{finish(broker.ConsentDenied, ""), []string{"Nothing was connected"}},
 		{finish(broker.ConsentExpired, ""), []string{"That took too long"}},
 		{finish(broker.ConsentStarted, ""), []string{"Not finished yet"}},

@@ -17,7 +17,7 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	res := s.get(linkPath)
 	status(t, res, http.StatusOK)
 	page := body(t, res)
-	contains(t, page, `<html lang="en">`, "Acme Chat", "Google Drive", "Google", "See and download all your files", "Sensitive",
+	contains(t, page, `<html lang="en" dir="ltr">`, "Acme Chat", "Google Drive", "Google", "See and download all your files", "Sensitive",
 		"drive.readonly", "learns whose account this is", "<code>openid</code> <span class=\"muted\">added", `<h3 class="sr">See</h3>`, `value="continue"`, `value="cancel"`, "short code", "9 more minutes")
 	lacks(t, page, "<script>", "style=", "onclick", ">New<")
 	if total := len(page) + len(body(t, s.get("/static/site.css"))) + len(body(t, s.get("/static/consent.js"))) + len(body(t, s.get("/static/icon.svg"))); total > 60<<10 {
@@ -31,8 +31,11 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 		return p, nil
 	}
 	page = body(t, s.get(linkPath))
-	contains(t, page, "<title>Renew Google Drive for Acme Chat</title>", ">New<", "ada@example.com", "You come back to")
+	contains(t, page, "<title>Acme Chat asks for more access to Google Drive</title>", ">New<", "ada@example.com", "You come back to", "It has one permission already")
 	lacks(t, page, "short code")
+	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files") || !strings.Contains(folded, "See and download all your files") {
+		t.Error("what it has already is not folded")
+	}
 
 	// Nothing is promised that isn't so: without scopes there are none to name, and without implied ones nothing is added.
 	s.service.Open = func(broker.Secret) (broker.ConsentPage, error) {

@@ -16,8 +16,7 @@ const connectionsPerPage = 50
 
 // connectionsPage is the list of connected accounts.
 type connectionsPage struct {
-	Title     string
-	Dashboard bool
+	frame
 	Tenants   []tenantTab
 	Tenant    string
 	Connector string // filters
@@ -67,10 +66,19 @@ var statusLabels = []statusChoice{
 	{Value: string(broker.ConnectionRevoked), Label: "revoked"},
 }
 
+// dashboardOff says what to do where no login token is configured.
+func (w *Web) dashboardOff(c echo.Context) error {
+	v := offPage{frame: w.frame(c, areaDashboard)}
+	v.Title = "The dashboard is not enabled"
+	return w.render(c, http.StatusNotFound, "off", v)
+}
+
+type offPage struct{ frame }
+
 // dashboard is GET /dashboard: the login form, or the connections of a tenant.
 func (w *Web) dashboard(c echo.Context) error {
 	if w.sessions == nil {
-		return w.show(c, areaDashboard, dashboardOff)
+		return w.dashboardOff(c)
 	}
 	ctx, cancel := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
 	defer cancel()
@@ -80,12 +88,13 @@ func (w *Web) dashboard(c echo.Context) error {
 	}
 	operator := w.sessions.operator(session)
 	if operator == "" {
-		return w.render(c, http.StatusOK, "login", loginPage{Title: "Sign in", Dashboard: true})
+		return w.render(c, http.StatusOK, "login", w.loginPage(c, false))
 	}
 	page := connectionsPage{
-		Title: "Connected accounts", Dashboard: true,
+		frame:  w.frame(c, areaDashboard),
 		Tenant: c.QueryParam("tenant"), Connector: c.QueryParam("connector"), Status: c.QueryParam("status"),
 	}
+	page.Title = "Connected accounts"
 	if page.Tenant == "" && len(w.cfg.Tenants) > 0 {
 		page.Tenant = w.cfg.Tenants[0]
 	}

@@ -10,7 +10,14 @@
 //	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
 //	limit.go     how often one address may guess
 //	dashboard.go, login.go, session.go    the operators' part
-//	page.go, words.go, outcome.go         templates, and every sentence that depends on data
+//	page.go, words.go, outcome.go         templates, and what of the data is shown in which words
+//	locale.go, language.go                the words themselves (locales/*.yaml), and whose language they are in
+//
+// # Words
+//
+// No template and no code of the pages has words of its own: {{.Say "key"}} in a template, frame.title("key") in code, and the key
+// in every file of locales/ (locales/README.md). Views embed a frame, made by w.frame(c, area); its Names are values that every
+// text of the page may name. Names that others chose come out of Say in <bdi>. The dashboard alone is in English.
 //
 // # What holds for every page
 //

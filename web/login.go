@@ -24,15 +24,20 @@ const tokenOperator = "login-token"
 
 // loginPage is the form for the token.
 type loginPage struct {
-	Title     string
-	Dashboard bool
-	Wrong     bool
+	frame
+	Wrong bool
+}
+
+func (w *Web) loginPage(c echo.Context, wrong bool) loginPage {
+	p := loginPage{frame: w.frame(c, areaDashboard), Wrong: wrong}
+	p.Title = "Sign in"
+	return p
 }
 
 // login is POST /dashboard/login. Every attempt is in the audit trail; where that can't be written, nobody gets in.
 func (w *Web) login(c echo.Context) error {
 	if w.sessions == nil {
-		return w.show(c, areaDashboard, dashboardOff)
+		return w.dashboardOff(c)
 	}
 	if err := w.sameOrigin(c); err != nil {
 		return err
@@ -55,7 +60,7 @@ func (w *Web) login(c echo.Context) error {
 		if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignInFailed, string(broker.CodeAccessDenied), "wrong login token"); err != nil {
 			return err
 		}
-		return w.render(c, http.StatusForbidden, "login", loginPage{Title: "Sign in", Dashboard: true, Wrong: true})
+		return w.render(c, http.StatusForbidden, "login", w.loginPage(c, true))
 	}
 	if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignedIn, "ok", ""); err != nil {
 		return err
@@ -74,7 +79,7 @@ func (w *Web) login(c echo.Context) error {
 // logout is POST /dashboard/logout. It ends the session on the server, so that a copied cookie is worth nothing.
 func (w *Web) logout(c echo.Context) error {
 	if w.sessions == nil {
-		return w.show(c, areaDashboard, dashboardOff)
+		return w.dashboardOff(c)
 	}
 	if err := w.sameOrigin(c); err != nil {
 		return err

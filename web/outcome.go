@@ -11,37 +11,25 @@ import (
 	"tokenbroker/broker"
 )
 
-// outcome is a page that says in fixed words what happened and what to do now.
+// outcome is a page that says what happened and what to do now, in the words under outcome.KEY.
 type outcome struct {
 	Status int
-	Title  string
-	Text   string
-	Next   string // what to do
-	// Again is an address of ours where the user can try again; AgainLabel its button.
+	Key    string
+	// Again is an address of ours where the user can try again.
 	Again      string
-	AgainLabel string
 	Reference  string // the request id, for whoever asks the operator. Never on a 404: its body is always the same
 	RetryAfter time.Duration
 }
 
 // The outcomes that no error stands behind.
 var (
-	noSuchPage = outcome{Status: http.StatusNotFound, Title: "There is nothing here",
-		Text: "This address doesn't belong to any page.", Next: "Check it for typing mistakes, or go back to where you came from."}
-	methodNotAllowed = outcome{Status: http.StatusMethodNotAllowed, Title: "That doesn't work here",
-		Text: "This address can't be used in that way.", Next: "Go back to the page that you came from."}
-	badRequest = outcome{Status: http.StatusBadRequest, Title: "That request can't be read",
-		Text: "Something in it is missing or doubled.", Next: "Go back and try it again from the start."}
-	badCallback = outcome{Status: http.StatusBadRequest, Title: "This sign-in can't be continued",
-		Text: "The answer that came back is not complete. Nothing was connected.", Next: "Go back to the chat and ask for a new link."}
-	dashboardOff = outcome{Status: http.StatusNotFound, Title: "The dashboard is not enabled",
-		Text: "No login token for operators is configured.", Next: "Set dashboard.token_sha256 in the configuration and restart."}
-	serverError = outcome{Status: http.StatusInternalServerError, Title: "Something went wrong on our side",
-		Text: "It is not your fault, and it has been noted.", Next: "Wait a moment, then try again."}
-	busy = outcome{Status: http.StatusServiceUnavailable, Title: "Not available right now",
-		Text: "We can't answer this at the moment.", Next: "Wait a few seconds, then load the page again."}
-	slowDown = outcome{Status: http.StatusTooManyRequests, Title: "Too many attempts",
-		Text: "There were too many wrong attempts from your network.", Next: "Wait a minute, then try again."}
+	noSuchPage       = outcome{Status: http.StatusNotFound, Key: "no_such_page"}
+	methodNotAllowed = outcome{Status: http.StatusMethodNotAllowed, Key: "method_not_allowed"}
+	badRequest       = outcome{Status: http.StatusBadRequest, Key: "bad_request"}
+	badCallback      = outcome{Status: http.StatusBadRequest, Key: "bad_callback"}
+	serverError      = outcome{Status: http.StatusInternalServerError, Key: "server_error"}
+	busy             = outcome{Status: http.StatusServiceUnavailable, Key: "busy"}
+	slowDown         = outcome{Status: http.StatusTooManyRequests, Key: "slow_down"}
 )
 
 // The outcomes of errors, by area, then by code. What an area doesn't name is in areaOther.
@@ -52,29 +40,21 @@ var outcomes = map[area]map[broker.Code]outcome{
 		broker.CodeExpired:                noSuchPage,
 		broker.CodeSlowDown:               slowDown,
 		broker.CodeTemporarilyUnavailable: busy,
-		broker.CodeAccessDenied: {Status: http.StatusForbidden, Title: "That was refused",
-			Text: "This request didn't come from our own page.", Next: "Load the page again and repeat it there."},
-		broker.CodeProviderUnavailable: {Status: http.StatusServiceUnavailable, Title: "The other service doesn't answer",
-			Text: "The service that you want to connect can't be reached right now.", Next: "Wait a minute, then try again."},
-		broker.CodeProviderMisconfigured: {Status: http.StatusBadGateway, Title: "This connection isn't set up properly",
-			Text: "The service that you want to connect refuses ours. That isn't your fault, and trying again won't help.", Next: "Tell whoever runs the chat."},
+		broker.CodeAccessDenied:           {Status: http.StatusForbidden, Key: "refused"},
+		broker.CodeProviderUnavailable:    {Status: http.StatusServiceUnavailable, Key: "provider_unavailable"},
+		broker.CodeProviderMisconfigured:  {Status: http.StatusBadGateway, Key: "provider_misconfigured"},
 	},
 	areaConsent: {
-		broker.CodeNotFound: deadLink,
-		broker.CodeExpired:  deadLink,
-		broker.CodeAccessDenied: {Status: http.StatusForbidden, Title: "This link was opened in another browser",
-			Text: "For your safety it can only be used where it was opened first. Nothing was connected here.",
-			Next: "Go on in that browser or window, or ask for a new link in the chat."},
-		broker.CodeSlowDown: {Status: http.StatusTooManyRequests, Title: "This is under way in another window",
-			Text: "Your sign-in is just being finished there.", Next: "Look there, or wait a moment and load this page again."},
+		broker.CodeNotFound:     deadLink,
+		broker.CodeExpired:      deadLink,
+		broker.CodeAccessDenied: {Status: http.StatusForbidden, Key: "other_browser"},
+		broker.CodeSlowDown:     {Status: http.StatusTooManyRequests, Key: "other_window"},
 	},
 	areaCallback: {
 		broker.CodeInvalidRequest: badState,
 		broker.CodeNotFound:       deadState,
 		broker.CodeExpired:        deadState,
-		broker.CodeAccessDenied: {Status: http.StatusForbidden, Title: "This sign-in began in another browser",
-			Text: "For your safety it can only be finished where it was started. Nothing was connected here.",
-			Next: "If you began it yourself, go back to that browser. If somebody sent you this link, close the page."},
+		broker.CodeAccessDenied:   {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
 	},
 	areaFinished: {
 		broker.CodeNotFound:     deadPage,
@@ -84,15 +64,11 @@ var outcomes = map[area]map[broker.Code]outcome{
 }
 
 var (
-	deadLink = outcome{Status: http.StatusNotFound, Title: "This link doesn't work",
-		Text: "It may have been used already, or be older than 10 minutes, or not be complete.", Next: "Go back to the chat and ask for a new link."}
-	deadState = outcome{Status: http.StatusNotFound, Title: "This sign-in can't be continued",
-		Text: "It was finished already, or it took too long.", Next: "Go back to the chat and ask for a new link."}
+	deadLink  = outcome{Status: http.StatusNotFound, Key: "dead_link"}
+	deadState = outcome{Status: http.StatusNotFound, Key: "dead_state"}
 	// One page for every answer that fits no consent: used up, too late, invented, or for a connector that doesn't exist.
-	badState = outcome{Status: http.StatusBadRequest, Title: deadState.Title,
-		Text: "This answer doesn't belong to any sign-in that is under way here. Nothing was connected by it.", Next: deadState.Next}
-	deadPage = outcome{Status: http.StatusNotFound, Title: "This page is no longer available",
-		Text: "It can be seen for a short time, and only in the browser that began the sign-in.", Next: "Go back to the chat: it knows how it went."}
+	badState = outcome{Status: http.StatusBadRequest, Key: "bad_state"}
+	deadPage = outcome{Status: http.StatusNotFound, Key: "dead_page"}
 )
 
 // outcomeOf is the page for an error.
@@ -120,14 +96,10 @@ func outcomeOf(a area, err error) outcome {
 
 // formRefused is for a form that could not prove where it came from. The link is alive.
 func (w *Web) formRefused(link broker.Secret) outcome {
-	o := outcome{Status: http.StatusForbidden, Title: "Please open the page again",
-		Text: "We could not be sure that this came from our own page: it was open for too long, or your browser blocks cookies. Nothing happened, and your link still works."}
 	if !linkShape.MatchString(link.Reveal()) {
-		o.Next = "Open the link from the chat again."
-	} else {
-		o.Again, o.AgainLabel = "/connect/"+link.Reveal(), "Open the page again"
+		return outcome{Status: http.StatusForbidden, Key: "form_refused_anywhere"}
 	}
-	return o
+	return outcome{Status: http.StatusForbidden, Key: "form_refused", Again: "/connect/" + link.Reveal()}
 }
 
 // show answers with an outcome.
@@ -141,15 +113,17 @@ func (w *Web) show(c echo.Context, a area, o outcome) error {
 	if o.Status != http.StatusNotFound && w.cfg.RequestID != nil {
 		o.Reference = w.cfg.RequestID(c.Request())
 	}
-	if err := w.render(c, o.Status, "message", messageView{Title: o.Title, Dashboard: a == areaDashboard, Outcome: o}); err != nil {
-		return c.String(o.Status, o.Title) // only a broken template gets here
+	v := messageView{frame: w.frame(c, a), Outcome: o, Key: "outcome." + o.Key}
+	v.Title = v.title(v.Key + ".title")
+	if err := w.render(c, o.Status, "message", v); err != nil {
+		return c.String(o.Status, v.Title) // only a broken template gets here
 	}
 	return nil
 }
 
 // messageView is what the message page shows.
 type messageView struct {
-	Title     string
-	Dashboard bool
-	Outcome   outcome
+	frame
+	Outcome outcome
+	Key     string // of its words: title, text, and next or again where there is something to do
 }

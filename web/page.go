@@ -25,12 +25,17 @@ type pages map[string]*template.Template
 
 // loadPages parses all templates, so that a broken one is found at start.
 func loadPages(a assets) (pages, error) {
-	layout, err := template.New("layout.html").Funcs(template.FuncMap{"asset": a.address}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html")
+	layout, err := template.New("layout.html").Funcs(template.FuncMap{
+		"asset": a.address,
+		"permissions": func(page consentPage, groups []permissionGroup, isNew bool) permissionList {
+			return permissionList{page, groups, isNew}
+		},
+	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse layout: %w", err)
 	}
 	p := pages{}
-	for _, name := range []string{"consent", "finish", "message", "login", "connections"} {
+	for _, name := range []string{"consent", "finish", "message", "login", "connections", "off"} {
 		t, err := layout.Clone()
 		if err == nil {
 			t, err = t.ParseFS(templateFiles, "templates/"+name+".html")

@@ -79,15 +79,16 @@ type Config struct {
 
 // Web serves the pages. Make it with New; it starts no goroutine and needs no closing.
 type Web struct {
-	cfg      Config
-	origin   *url.URL // of PublicURL
-	https    bool
-	pages    pages
-	assets   assets
-	cross    *http.CrossOriginProtection
-	misses   *limiter
-	logins   *limiter
-	sessions *sessions // nil: no dashboard
+	cfg       Config
+	origin    *url.URL // of PublicURL
+	https     bool
+	pages     pages
+	languages *languages
+	assets    assets
+	cross     *http.CrossOriginProtection
+	misses    *limiter
+	logins    *limiter
+	sessions  *sessions // nil: no dashboard
 }
 
 // New checks the config and prepares the pages.
@@ -121,6 +122,9 @@ func New(cfg Config) (*Web, error) {
 	}
 	if w.assets, err = loadAssets(); err != nil {
 		return nil, err
+	}
+	if w.languages, err = ownLanguages(); err != nil {
+		return nil, fmt.Errorf("web: languages: %w", err)
 	}
 	if w.pages, err = loadPages(w.assets); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package web
 import (
 	"encoding/json"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -12,14 +13,15 @@ import (
 
 // consentPage is what the consent page shows, in words.
 type consentPage struct {
-	Title     string
-	Dashboard bool
+	frame
 	Client    string
 	Connector string
 	Provider  string
+	Kind      string // connect, renew or more: which words its head has
 	Account   *accountView
-	Renewal   bool
-	Groups    []permissionGroup
+	Groups    []permissionGroup // what is asked; of a renewal that asks for more, only that
+	Already   []permissionGroup // what a renewal that asks for more has already
+	Had       int               // permissions in Already
 	Exact     []exactScope
 	Implied   bool // Exact holds scopes that nobody asked for: the broker adds them
 	ByCode    bool // it ends with a code to type, else with a return to the client
@@ -29,15 +31,22 @@ type consentPage struct {
 
 // permissionGroup is what one kind of access allows.
 type permissionGroup struct {
-	Access string
-	Title  string
+	Access string // read, change, send, delete or also: its icon and its words
 	Items  []permission
+	Care   bool // one of them is sensitive
+}
+
+// permissionList is what the template of permissions shows: those asked for, or those that are there already.
+type permissionList struct {
+	Page   consentPage
+	Groups []permissionGroup
+	New    bool
 }
 
 type permission struct {
 	Text      string
+	Lang      string // of Text, if not the page's
 	Sensitive bool
-	New       bool
 }
 
 // exactScope is a scope as the provider names it.
@@ -46,23 +55,14 @@ type exactScope struct {
 	Added bool // by the broker, for every connection: to know whose account it is and to keep the access
 }
 
-// The kinds of access in the order of the page, mildest first.
-var accessTitles = []struct {
-	access broker.Access
-	title  string
-}{
-	{broker.AccessRead, "See"},
-	{broker.AccessChange, "Change"},
-	{broker.AccessSend, "Send on your behalf"},
-	{broker.AccessDelete, "Delete"},
-	{broker.AccessOther, "Also"},
-}
+// accessOrder are the kinds of access in the order of the page, mildest first; anything else comes last, as "also".
+var accessOrder = []broker.Access{broker.AccessRead, broker.AccessChange, broker.AccessSend, broker.AccessDelete}
 
 // consentView puts a page into words. left is how long the link still works.
-func consentView(p broker.ConsentPage, left time.Duration, nonce broker.Secret) consentPage {
+func consentView(f frame, p broker.ConsentPage, left time.Duration, nonce broker.Secret) consentPage {
 	v := consentPage{
-		Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
-		Account: viewAccount(p.Account), Renewal: p.Renewal, ByCode: p.Binding == broker.BindingCode,
+		frame: f, Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
+		Account: viewAccount(p.Account), Kind: "connect", ByCode: p.Binding == broker.BindingCode,
 		Minutes: max(1, int((left+30*time.Second)/time.Minute)), Nonce: nonce.Reveal(),
 	}
 	if v.Connector == "" {
@@ -71,39 +71,28 @@ func consentView(p broker.ConsentPage, left time.Duration, nonce broker.Secret) 
 	if v.Provider == "" {
 		v.Provider = v.Connector
 	}
-	v.Title = "Connect " + v.Connector + " to " + v.Client
-	if v.Renewal {
-		v.Title = "Renew " + v.Connector + " for " + v.Client
-	}
-	known := map[broker.Access]bool{}
-	for _, a := range accessTitles {
-		known[a.access] = true
-	}
-	for _, a := range accessTitles {
-		g := permissionGroup{Access: string(a.access), Title: a.title}
-		for _, s := range p.Scopes {
-			if s.Access != a.access && (a.access != broker.AccessOther || known[s.Access]) {
-				continue
-			}
-			text := plain(s.Description)
-			if text == "" {
-				text = plain(s.Name)
-			}
-			g.Items = append(g.Items, permission{Text: text, Sensitive: s.Sensitive, New: s.New && p.Renewal})
-		}
-		if len(g.Items) > 0 {
-			v.Groups = append(v.Groups, g)
+	v.Names = map[string]any{"Client": v.Client, "Connector": v.Connector, "Provider": v.Provider}
+	asked := p.Scopes
+	if p.Renewal {
+		v.Kind = "renew"
+		isNew := func(s broker.PageScope) bool { return s.New }
+		if had := slices.DeleteFunc(slices.Clone(asked), isNew); len(had) < len(asked) {
+			v.Kind, v.Had = "more", len(had)
+			v.Already = groupsOf(f.Lang, had)
+			asked = slices.DeleteFunc(slices.Clone(asked), func(s broker.PageScope) bool { return !s.New })
 		}
 	}
-	asked := map[string]bool{}
+	v.Groups = groupsOf(f.Lang, asked)
+	v.Title = v.title("consent.title." + v.Kind)
+	known := map[string]bool{}
 	for _, s := range p.Scopes {
-		if asked[s.Name] = true; s.Name == "" {
+		if known[s.Name] = true; s.Name == "" {
 			continue // a whole grant, not a scope
 		}
 		v.Exact = append(v.Exact, exactScope{Name: plain(s.Name)})
 	}
 	for _, name := range p.Connector.Implied.All() {
-		if !asked[name] {
+		if !known[name] {
 			v.Implied = true
 			v.Exact = append(v.Exact, exactScope{Name: plain(name), Added: true})
 		}
@@ -111,17 +100,39 @@ func consentView(p broker.ConsentPage, left time.Duration, nonce broker.Secret) 
 	return v
 }
 
+// groupsOf sorts permissions by what they allow.
+func groupsOf(l *lang, scopes []broker.PageScope) []permissionGroup {
+	groups := make([]permissionGroup, len(accessOrder)+1)
+	for i, access := range accessOrder {
+		groups[i].Access = string(access)
+	}
+	groups[len(accessOrder)].Access = "also"
+	for _, s := range scopes {
+		at := slices.Index(accessOrder, s.Access)
+		if at < 0 {
+			at = len(accessOrder)
+		}
+		p := permission{Sensitive: s.Sensitive}
+		if p.Text, p.Lang = l.described(s.Description); p.Text == "" || s.Description == s.Name {
+			p.Text, p.Lang = s.Name, "" // in no language
+		}
+		p.Text = plain(p.Text)
+		groups[at].Items = append(groups[at].Items, p)
+		groups[at].Care = groups[at].Care || p.Sensitive
+	}
+	return slices.DeleteFunc(groups, func(g permissionGroup) bool { return len(g.Items) == 0 })
+}
+
 // finishPage is how a consent ended.
 type finishPage struct {
-	Title     string
-	Dashboard bool
+	frame
+	Key       string // of its words: title, and text and next where there is something to say
+	Reason    string // key of the words for a failure
 	Mood      string // good, wait, off or bad: the look
 	Waiting   bool   // it goes on by itself: the script looks for news
-	Text      string
-	Next      string
-	Client    string
 	Connector string
 	Account   *accountView
+	Previous  *accountView // whose account it was before, if another came back
 	Code      string
 	Consent   string
 	Status    string
@@ -129,66 +140,39 @@ type finishPage struct {
 }
 
 // finishView puts the end of a consent into words.
-func finishView(f broker.Finish) finishPage {
+func finishView(fr frame, f broker.Finish) finishPage {
 	v := finishPage{
-		Client: plain(f.ClientName), Connector: plain(f.Connector.Name), Account: viewAccount(f.Account),
+		frame: fr, Connector: plain(f.Connector.Name), Account: viewAccount(f.Account),
 		Consent: f.ConsentID, Status: string(f.Status), Origins: originsJSON(f.Origins), Mood: "bad",
 	}
 	if v.Connector == "" {
 		v.Connector = f.Connector.ID
 	}
+	v.Names = map[string]any{"Client": plain(f.ClientName), "Connector": v.Connector}
 	switch f.Status {
 	case broker.ConsentAwaitingCompletion:
-		v.Mood, v.Waiting = "wait", true
-		v.Title = "One last step"
-		if f.UserCode.IsZero() {
-			v.Text = "Go back to " + v.Client + " to finish."
-			break
+		v.Mood, v.Waiting, v.Key = "wait", true, "finish.back"
+		if !f.UserCode.IsZero() {
+			v.Key, v.Code = "finish.code", f.UserCode.Reveal()
 		}
-		v.Code = f.UserCode.Reveal()
 	case broker.ConsentCompleted:
-		v.Mood = "good"
-		v.Title = v.Connector + " is connected"
-		v.Text = "You can close this page and go back to " + v.Client + "."
+		v.Mood, v.Key = "good", "finish.completed"
 	case broker.ConsentDenied:
-		v.Mood = "off" // the user's own choice, and no error
-		v.Title = "Nothing was connected"
-		v.Text = v.Client + " got no access to your " + v.Connector + " account."
-		v.Next = "You can close this page. If you change your mind, ask for a new link in the chat."
+		v.Mood, v.Key = "off", "finish.denied" // the user's own choice, and no error
 	case broker.ConsentExpired:
-		v.Title = "That took too long"
-		v.Text = "Nothing was connected."
-		v.Next = "Go back to the chat and ask for a new link."
+		v.Key = "finish.expired"
 	case broker.ConsentPending, broker.ConsentStarted:
-		v.Mood, v.Waiting = "wait", true
-		v.Title = "Not finished yet"
-		v.Text = "The sign-in for " + v.Connector + " is still under way."
-		v.Next = "Finish it in the window where you began it, or load this page again in a moment."
+		v.Mood, v.Waiting, v.Key = "wait", true, "finish.pending"
 	default:
-		v.Title = "Connecting " + v.Connector + " didn't work"
-		v.Text = failureTexts[f.Error]
-		if v.Text == "" {
-			v.Text = "The sign-in ended with an error. Nothing was connected."
+		// By our own codes. A provider's text is never shown: whoever makes the callback's address would be writing on our
+		// page (CVE-2019-8400).
+		v.Key, v.Reason = "finish.failed", "failure."+f.Error
+		if !v.Lang.Has(v.Reason) {
+			v.Reason = "failure.any"
 		}
-		v.Next = "Go back to the chat and ask for a new link to try again."
 	}
+	v.Title = v.title(v.Key + ".title")
 	return v
-}
-
-// failureTexts are the words for a failed consent, by our own codes. A provider's text is never shown: whoever makes the
-// callback's address would be writing on our page (CVE-2019-8400).
-var failureTexts = map[string]string{
-	string(broker.CodeAccessDenied):           "The other service didn't allow it, or you chose not to. Nothing was connected.",
-	string(broker.CodeInvalidScope):           "The other service doesn't offer these permissions for your account. Nothing was connected.",
-	string(broker.CodeProviderUnavailable):    "The other service can't be reached right now. Nothing was connected.",
-	string(broker.CodeTemporarilyUnavailable): "We could not keep the connection just now. Nothing was connected.",
-	string(broker.CodeProviderMisconfigured):  "The other service refuses ours: its settings must be mended by whoever runs the chat. Nothing was connected.",
-	string(broker.CodeExpired):                "It took too long or was cut off, so the other service's answer could no longer be used. Nothing was connected.",
-	string(broker.CodeAccountChanged):         "You signed in with another account than before. Nothing was connected.",
-	// Reasons of the consent's own, which are no answers of the API.
-	"too_many_attempts": "Too many wrong codes were entered, so we stopped here for your safety. Nothing was connected.",
-	"subject_erased":    "Your data in the chat was deleted meanwhile, and this with it. Nothing was connected.",
-	"issuer_mismatch":   "The answer didn't come from the service that was asked, so we didn't use it. Nothing was connected.",
 }
 
 // accountView is whose account it is, as the provider tells. The texts are a stranger's: any text may stand there.

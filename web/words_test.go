@@ -43,22 +43,39 @@ func TestPermissionGroups(t *testing.T) {
 	for _, a := range []broker.Access{"unheard-of", broker.AccessDelete, broker.AccessSend, broker.AccessChange, broker.AccessRead, broker.AccessOther} {
 		p.Scopes = append(p.Scopes, broker.PageScope{ScopeInfo: broker.ScopeInfo{Name: "s-" + string(a), Access: a}, New: true})
 	}
-	p.Scopes = append(p.Scopes, broker.PageScope{ScopeInfo: broker.ScopeInfo{Description: "all of it", Access: broker.AccessDelete}})
-	v := consentView(p, 0, broker.NewSecret("n"))
-	var got []string
-	for _, g := range v.Groups {
-		for _, i := range g.Items {
-			got = append(got, g.Title+": "+i.Text)
-			if i.New {
-				t.Error("everything is new where nothing is renewed")
-			}
-		}
-	}
-	want := "See: s-read|Change: s-change|Send on your behalf: s-send|Delete: s-delete|Delete: all of it|Also: s-unheard-of|Also: s-"
-	if strings.Join(got, "|") != want {
+	p.Scopes = append(p.Scopes, broker.PageScope{ScopeInfo: broker.ScopeInfo{Description: "all of it", Access: broker.AccessDelete, Sensitive: true}})
+	f := frame{Lang: testLanguage(t, "en")}
+	v := consentView(f, p, 0, broker.NewSecret("n"))
+	want := "read: s-read|change: s-change|send: s-send|delete: s-delete|delete: all of it|care|also: s-unheard-of|also: s-"
+	if got := inLine(v.Groups); got != want {
 		t.Errorf("got %q", got)
 	}
-	if len(v.Exact) != 6 || v.Minutes != 1 {
-		t.Errorf("%d exact, %d minutes", len(v.Exact), v.Minutes)
+	if len(v.Exact) != 6 || v.Minutes != 1 || v.Kind != "connect" || len(v.Already) != 0 {
+		t.Errorf("%d exact, %d minutes, kind %s, %d already", len(v.Exact), v.Minutes, v.Kind, len(v.Already))
 	}
+
+	// Of a renewal only what is new is asked anew; without anything new it is all.
+	p.Renewal = true
+	v = consentView(f, p, 0, broker.NewSecret("n"))
+	if got := inLine(v.Groups); v.Kind != "more" || strings.Contains(got, "all of it") || strings.Count(got, "s-") != 6 || inLine(v.Already) != "delete: all of it|care" || v.Had != 1 || len(v.Exact) != 6 {
+		t.Errorf("more: kind %s, %q, already %q (%d)", v.Kind, got, inLine(v.Already), v.Had)
+	}
+	p.Scopes = p.Scopes[6:]
+	v = consentView(f, p, 0, broker.NewSecret("n"))
+	if v.Kind != "renew" || inLine(v.Groups) != "delete: all of it|care" || len(v.Already) != 0 {
+		t.Errorf("renew: kind %s, %q, already %q", v.Kind, inLine(v.Groups), inLine(v.Already))
+	}
+}
+
+func inLine(groups []permissionGroup) string {
+	var all []string
+	for _, g := range groups {
+		for _, i := range g.Items {
+			all = append(all, g.Access+": "+i.Text)
+		}
+		if g.Care {
+			all = append(all, "care")
+		}
+	}
+	return strings.Join(all, "|")
 }
