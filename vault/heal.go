@@ -48,6 +48,9 @@ func (m *remembered) find(record map[string][]byte, now time.Time) finding {
 	if has == m.generation && string(record[fieldWrite]) == m.write {
 		return foundAsWritten
 	}
+	if m.shared != "" && len(record[fieldGeneration]) == 0 {
+		return foundBehind // who holds it is left, and none of its tokens
+	}
 	if has == 0 || !gone && string(record[fieldFormat]) != m.fields[fieldFormat] {
 		return foundAsWritten // not a record to compare with
 	}
@@ -189,7 +192,7 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 		},
 		Reads: []Read{{Key: key}},
 	}
-	if len(seen) > 0 {
+	if len(seen[version]) > 0 {
 		step.Checks[2] = Check{Key: key, Field: version, Kind: CheckEqual, Value: string(seen[version])}
 	}
 	if m.sameGrant(seen) {

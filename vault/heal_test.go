@@ -37,6 +37,15 @@ func TestFind(t *testing.T) {
 	version := func(n int, write string) map[string][]byte {
 		return map[string][]byte{fieldFormat: []byte(consentFormat), fieldVersion: []byte(fmt.Sprint(n)), fieldWrite: []byte(write)}
 	}
+	shared := func(generation, write string) map[string][]byte {
+		record := map[string][]byte{fieldFormat: []byte(sharedFormat), fieldHolder + "id": []byte("1")}
+		if generation != "" {
+			record[fieldGeneration], record[fieldWrite], record[fieldGrant] = []byte(generation), []byte(write), []byte("sealed")
+		}
+		return record
+	}
+	grant := &remembered{id: "key", shared: "key"}
+	grant.take(shared("5", "w5"))
 	newer := fakeRecord(3, "w3", active, 2, 3, "rt3")
 	newer[fieldFormat] = []byte("2")
 	for _, c := range []struct {
@@ -75,6 +84,11 @@ func TestFind(t *testing.T) {
 		{"consent set back", consent, version(2, "v2"), foundBehind},
 		{"consent gone on", consent, version(3, "x"), foundAsWritten},
 		{"consent absent", consent, nil, foundBehind},
+		{"shared grant", grant, shared("5", "w5"), foundAsWritten},
+		{"shared grant set back", grant, shared("4", "w4"), foundBehind},
+		{"shared grant set back to its holders alone", grant, shared("", ""), foundBehind},
+		{"shared grant gone on", grant, shared("6", "w6"), foundAsWritten},
+		{"shared grant without holders", grant, nil, foundAsWritten},
 		{"consent at its end of life", &overConsent, nil, foundAsWritten},
 	} {
 		if got := c.m.find(c.record, now); got != c.want {

@@ -183,13 +183,23 @@ func bare(grant broker.Grant) broker.Grant {
 	return grant
 }
 
-// rememberShared is remember for the record of a shared grant, at that generation.
-func (s *Store) rememberShared(ctx context.Context, key, write string, generation int64, r Result) error {
+// rememberShared is remember for the record of a shared grant, at that generation. fields are what was written, nil if it was only
+// read: they are remembered also if the record can't be read again, for no other holder of the grant has these tokens yet.
+func (s *Store) rememberShared(ctx context.Context, key, write string, generation int64, fields []string, r Result) error {
 	shard, err := hex.DecodeString(key[len("tb:{"):][:2])
 	if err != nil {
 		return fmt.Errorf("shared grant: shard: %w", err)
 	}
-	return s.remember(ctx, written{remembered: remembered{id: key, shared: key, shard: shard[0], generation: generation, write: write}}, r)
+	m := remembered{id: key, shared: key, shard: shard[0], generation: generation, write: write}
+	err = s.remember(ctx, written{remembered: m}, r)
+	if err != nil && fields != nil {
+		m.fields, m.stored = make(map[string]string, len(fields)/2), r.Now
+		for i := 0; i+1 < len(fields); i += 2 {
+			m.fields[fields[i]] = fields[i+1]
+		}
+		s.memory.put(&m, writtenEntries{})
+	}
+	return err
 }
 
 // Spread implements broker.SharedGrants.
@@ -238,7 +248,7 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 		}
 		if r.Verdict != VerdictRefused {
 			if made.generation > 0 {
-				if err := s.rememberShared(ctx, key, write, made.generation, r); err != nil {
+				if err := s.rememberShared(ctx, key, write, made.generation, fields, r); err != nil {
 					return 0, fmt.Errorf("spread grant: %w", err)
 				}
 			}

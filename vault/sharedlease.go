@@ -75,7 +75,7 @@ func (s *Store) takeShared(ctx context.Context, conn broker.Connection, owner st
 	}
 	if now.generation > 0 {
 		// Whoever wrote it may be gone when the store loses it, and what is taken over from it is in no other holder's record.
-		if err := s.rememberShared(ctx, key, string(r.Reads[0][fieldWrite]), now.generation, r); err != nil {
+		if err := s.rememberShared(ctx, key, string(r.Reads[0][fieldWrite]), now.generation, nil, r); err != nil {
 			s.cfg.Log.DebugContext(ctx, "what a holder takes over from its grant is not remembered", "connection", conn.ID, "error", err)
 		}
 	}
@@ -208,7 +208,7 @@ func (s *Store) putShared(ctx context.Context, name string, seen, generation int
 		return fmt.Errorf("restore shared grant: %w", err)
 	}
 	if r.Verdict != VerdictRefused {
-		return s.rememberShared(ctx, key, c.id, generation, r)
+		return s.rememberShared(ctx, key, c.id, generation, fields, r)
 	}
 	return nil
 }
@@ -251,7 +251,7 @@ func (s *Store) commitShared(ctx context.Context, c commit) (int64, error) {
 			return 0, fmt.Errorf("commit shared grant: %w", err)
 		}
 		if r.Verdict != VerdictRefused {
-			if err := s.rememberShared(ctx, key, c.id, next, r); err != nil {
+			if err := s.rememberShared(ctx, key, c.id, next, fields, r); err != nil {
 				return 0, fmt.Errorf("commit shared grant: %w", err)
 			}
 			return next, nil

@@ -85,3 +85,15 @@ func TestSharedGrants(t *testing.T) {
 func TestSharedFailovers(t *testing.T) {
 	schedules(t, func(seed uint64) Plan { return Draw(seed, true).Share() })
 }
+
+// TestSharedSeeds: schedules that lost a grant once. 12219: what a consent gave was written, and its writer could not read it again
+// for minutes, over two failovers.
+func TestSharedSeeds(t *testing.T) {
+	quick(t)
+	s := New(t)
+	for _, seed := range []uint64{12219} {
+		if r := s.Run(t, Draw(seed, true).Share(), Plant{}, false); len(r.Wrong) > 0 {
+			t.Errorf("seed %d: %s", seed, strings.Join(r.Wrong, "\n"))
+		}
+	}
+}

@@ -25,6 +25,7 @@ func RunHealing(t *testing.T) {
 		{"revocation", testLostRevocation},
 		{"revocation and its end", testLostRevocationEnd},
 		{"shared grant, asked at its writer", func(p *pair) { testLostShared(p, true) }},
+		{"shared grant, its first tokens", testLostSpread},
 		{"shared grant, asked elsewhere", func(p *pair) { testLostShared(p, false) }},
 		{"erasure", testLostErasure},
 		{"connector of a tenant", testLostConnector},
@@ -215,6 +216,26 @@ func testLostShared(p *pair, atWriter bool) {
 		p.Fatalf("refresh token %q", token)
 	}
 	p.holds(alice, broker.ConnectionActive, alice.Generation, writer)
+}
+
+// testLostSpread: what a consent gave those who hold a grant is brought back also where its record had nothing but them.
+func testLostSpread(p *pair) {
+	writer, other := p.process(), p.process()
+	name := "rig/client\x00canary-account-" + tenant(p.rig)
+	conn := p.connect(writer, tenant(p.rig), "alice", "files", "first")
+	conn.SharedGrant = name
+	conn = p.renew(writer, conn, "first")
+	if now, err := writer.Newest(p.ctx(), name); err != nil || now != 0 {
+		p.Fatalf("generation %d before, %v", now, err)
+	}
+	p.lose(func() {
+		if _, err := writer.Spread(p.ctx(), name, "consent", p.grant("2")); err != nil {
+			p.Fatal(err)
+		}
+	})
+	if _, token := p.begin(other, conn, "y"); token != "canary-rt-2" {
+		p.Fatalf("refresh token %q", token)
+	}
 }
 
 func testLostErasure(p *pair) {
