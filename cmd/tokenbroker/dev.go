@@ -29,7 +29,7 @@ type devCommand struct {
 	OpsListen     string        `default:"127.0.0.1:9090" placeholder:"HOST:PORT" help:"Address of health and metrics; loopback only."`
 	ChatListen    string        `default:"127.0.0.1:3000" placeholder:"HOST:PORT" help:"Address of the demo chat; loopback only."`
 	SandboxListen string        `default:"127.0.0.1:4000" placeholder:"HOST:PORT" help:"Address of the sandbox provider; loopback only."`
-	TokenLifetime time.Duration `default:"2m" help:"How long the sandbox's access tokens live."`
+	TokenLifetime time.Duration `default:"90s" help:"How long the sandbox's access tokens live."`
 	Verbose       bool          `help:"Log everything, not only what is wrong."`
 }
 

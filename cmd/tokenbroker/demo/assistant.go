@@ -120,6 +120,9 @@ func (d *Demo) withToken(ctx context.Context, sess *session, wanted want, scope,
 	var refused *refusal
 	switch {
 	case err == nil:
+		sess.mu.Lock()
+		sess.replaced = d.cfg.Now().Add(t.life - leastLife + time.Second) // expires_in is in whole seconds
+		sess.mu.Unlock()
 		err = use(t)
 	case errors.As(err, &refused) && refused.Code == "consent_required" && refused.Consent != nil:
 		d.askConsent(ctx, sess, wanted, refused)
@@ -153,6 +156,9 @@ func (d *Demo) askConsent(ctx context.Context, sess *session, wanted want, refus
 	}
 	c := &card{Kind: "consent", Consent: refused.Consent.ID, URL: broker.NewSecret(refused.Consent.URL), Binding: refused.Consent.Binding,
 		State: "waiting", Scopes: d.words(ctx, refused.Missing)}
+	if u, ok := d.other(sess.user); ok {
+		c.Other = u.Name
+	}
 	if !strings.HasPrefix(refused.Consent.URL, d.cfg.BrokerURL+"/") {
 		d.excuse(sess, errors.New("read the broker's answer: its link leads elsewhere"))
 		return
@@ -164,6 +170,10 @@ func (d *Demo) askConsent(ctx context.Context, sess *session, wanted want, refus
 		sess.edit(old.card, func(c *card) { c.State = "moved" })
 	}
 	sess.pending = &pending{consent: c.Consent, binding: c.Binding, want: wanted, card: id, checked: d.cfg.Now()}
+	sess.tick(stopAsk)
+	if refused.Reason == "revoked" {
+		sess.tick(stopAgain)
+	}
 }
 
 // askAccount lets the user choose among several connected accounts.
@@ -218,6 +228,7 @@ func (d *Demo) disconnect(ctx context.Context, sess *session) {
 	}
 	sess.mu.Lock()
 	sess.chosen = ""
+	sess.tick(stopEnd)
 	sess.mu.Unlock()
 	if told {
 		d.tell(sess, "Disconnected. My access is gone here and at the provider.")
@@ -294,7 +305,8 @@ func (d *Demo) home(w http.ResponseWriter, r *http.Request) {
 		Binding, Broker   string
 		Now               time.Time
 		Connector, Origin string
-	}{sess.user, messages, rev, seq, lines, binding, d.cfg.BrokerURL, d.cfg.Now(), d.cfg.Connector, d.cfg.PublicURL})
+		Tour              tourView
+	}{sess.user, messages, rev, seq, lines, binding, d.cfg.BrokerURL, d.cfg.Now(), d.cfg.Connector, d.cfg.PublicURL, d.tour(sess)})
 }
 
 // setBinding switches between the bindings for consents to come.

@@ -34,6 +34,7 @@ type fakeBroker struct {
 	changed     bool           // complete answers account_changed until replace
 	revoked     string
 	slowToken   chan struct{} // while set, tokens wait for it
+	life        int           // of tokens, in s
 }
 
 type fakeConsent struct {
@@ -115,7 +116,7 @@ func (f *fakeBroker) tokens(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(missing) == 0 {
 		f.event("token.issued", in.Subject, in.Scopes[0], "ok")
-		answer(w, 200, map[string]any{"access_token": accessToken, "scope": strings.Join(have, " "),
+		answer(w, 200, map[string]any{"access_token": accessToken, "scope": strings.Join(have, " "), "expires_in": f.life,
 			"account": map[string]string{"name": in.Subject + " at files"}})
 		return
 	}

@@ -56,7 +56,7 @@ func (d *Demo) completed(ctx context.Context, sess *session, id string, code bro
 	d.cfg.Log.Warn("complete consent: broker refuses", "status", refused.Status, "code", refused.Code, "broker_request_id", refused.RequestID)
 	switch refused.Code {
 	case "subject_mismatch":
-		return outcome{Title: "This link was not made for you", Text: "You are " + sess.user.Name + " here, but somebody else asked for " +
+		return outcome{Title: notMadeForYou, Text: "You are " + sess.user.Name + " here, but somebody else asked for " +
 			"this connection. Nothing was connected, and nobody got access to your account. If somebody sent you the link, do not use it."}
 	case "account_changed":
 		d.changedAccount(sess, id, code, refused)
@@ -69,6 +69,9 @@ func (d *Demo) completed(ctx context.Context, sess *session, id string, code bro
 	return outcome{Title: "That did not work", Text: "Nothing was connected (" + refused.Code + "). Go back to the chat and ask again."}
 }
 
+// notMadeForYou is what somebody reads to whom a link was sent on.
+const notMadeForYou = "This link was not made for you"
+
 // settle ends the waiting for a consent, once: whoever of the returning browser, the entered code and the poll comes first.
 func (d *Demo) settle(ctx context.Context, sess *session, id, state, text string) {
 	sess.mu.Lock()
@@ -79,6 +82,12 @@ func (d *Demo) settle(ctx context.Context, sess *session, id, state, text string
 	}
 	sess.pending = nil
 	sess.edit(p.card, func(c *card) { c.State, c.Problem, c.URL = state, "", broker.Secret{} })
+	if state == "done" {
+		sess.tick(stopConsent)
+		if p.want.kind == wantNote {
+			sess.tick(stopMore)
+		}
+	}
 	sess.mu.Unlock()
 	if text != "" {
 		d.tell(sess, text)

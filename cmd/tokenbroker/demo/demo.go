@@ -104,6 +104,7 @@ func New(cfg Config) (*Demo, error) {
 	d.pages, err = template.New("").Funcs(template.FuncMap{
 		"clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"bytes": sizeWords,
+		"left":  func(until time.Time) string { return left(cfg.Now(), until) },
 		"join":  func(words []string) string { return strings.Join(words, " ") },
 		"initial": func(name string) string {
 			for _, r := range name {
@@ -130,6 +131,7 @@ func (d *Demo) routes() http.Handler {
 	m.HandleFunc("POST /code", d.withSession(d.enterCode))
 	m.HandleFunc("POST /again", d.withSession(d.askAgain))
 	m.HandleFunc("POST /replace", d.withSession(d.replaceAccount))
+	m.HandleFunc("POST /forward", d.withSession(d.forward))
 	m.HandleFunc("GET /updates", d.withSession(d.updates))
 	m.HandleFunc("GET /done", d.consentReturned)
 	m.HandleFunc("GET /finished", d.withSession(d.finished))

@@ -147,6 +147,15 @@ func (f *feed) since(seq int) ([]line, int) {
 	return out, f.seq
 }
 
+// refreshed tells whether a token of the subject was refreshed after that time.
+func (f *feed) refreshed(subject string, after time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.lines, func(l line) bool {
+		return l.Type == "token.refreshed" && l.Subject == subject && l.Time.After(after)
+	})
+}
+
 func describe(e event, seq int) line {
 	l := line{event: e, Seq: seq, Who: e.Subject, Tone: "calm"}
 	if e.Actor.Tool != "" {
@@ -187,6 +196,7 @@ func (d *Demo) updates(w http.ResponseWriter, r *http.Request, sess *session) {
 		Seq    int    `json:"seq"`
 		Chat   []part `json:"chat"`
 		Events []part `json:"events"` // oldest first
+		Tour   string `json:"tour,omitempty"`
 	}
 	messages, now := sess.since(rev)
 	out.Rev = now
@@ -201,6 +211,9 @@ func (d *Demo) updates(w http.ResponseWriter, r *http.Request, sess *session) {
 		if html, err := d.fragment("event", l); err == nil {
 			out.Events = append(out.Events, part{l.Seq, html})
 		}
+	}
+	if tour := d.tour(sess); tour.Key != r.URL.Query().Get("tour") {
+		out.Tour, _ = d.fragment("tour", tour)
 	}
 	writeJSON(w, out)
 }

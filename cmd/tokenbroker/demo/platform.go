@@ -66,6 +66,7 @@ type token struct {
 	access  broker.Secret
 	scope   string
 	account account
+	life    time.Duration // that is left of it
 }
 
 // tokenRequest is the body of POST /v1/tokens.
@@ -92,6 +93,7 @@ func (p *platform) token(ctx context.Context, in tokenRequest) (token, error) {
 	defer cancel()
 	var out struct {
 		AccessToken string  `json:"access_token"`
+		ExpiresIn   int     `json:"expires_in"`
 		Scope       string  `json:"scope"`
 		Account     account `json:"account"`
 	}
@@ -101,7 +103,7 @@ func (p *platform) token(ctx context.Context, in tokenRequest) (token, error) {
 	if out.AccessToken == "" {
 		return token{}, errors.New("read the broker's answer: it has no token")
 	}
-	return token{broker.NewSecret(out.AccessToken), out.Scope, out.Account}, nil
+	return token{broker.NewSecret(out.AccessToken), out.Scope, out.Account, time.Duration(out.ExpiresIn) * time.Second}, nil
 }
 
 // consentStatus asks how a consent stands.

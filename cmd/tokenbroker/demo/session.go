@@ -38,6 +38,9 @@ type session struct {
 	pending  *pending
 	chosen   string // connection, where the user has several
 	outcome  *outcome
+	// Of the tour: which stops were seen, and when the token of the last task has become too old for another one.
+	seen     map[string]bool
+	replaced time.Time
 }
 
 // pending is what the assistant wanted when it had to ask for consent.
@@ -67,11 +70,13 @@ type card struct {
 	Consent string
 	URL     broker.Secret
 	Binding string
-	// State: waiting, code (the short code is asked), changed (another account came back), done, denied, failed, expired, moved.
+	// State: waiting, code (the short code is asked), changed (another account came back), done, denied, failed, expired, moved,
+	// forwarded (somebody else has used the link).
 	State    string
 	Scopes   []string // in plain words
 	Problem  string
 	Accounts []accountOption
+	Other    string // to whom the link can be sent on, for the tour; empty: to nobody
 }
 
 type accountOption struct{ Connection, Label string }

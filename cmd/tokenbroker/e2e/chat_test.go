@@ -3,9 +3,11 @@ package e2e
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,6 +79,12 @@ func (w *window) click(selector string) {
 	w.do(chromedp.Click(chromedp.CSS(selector)))
 }
 
+// seen waits until exactly these stops of the tour are ticked off.
+func (w *window) seen(stops ...string) {
+	w.t.Helper()
+	w.until(`[...document.querySelectorAll("#tour [data-seen]")].map((e) => e.dataset.stop).join() === "` + strings.Join(stops, ",") + `"`)
+}
+
 func (w *window) shoot(name string) {
 	w.t.Helper()
 	if !*keepShots {
@@ -114,7 +122,7 @@ func (w *window) popup(open func()) *window {
 // The product's tour, as a newcomer takes it in a browser: ask the assistant for files, consent in the window that opens,
 // see the files, watch the audit trail; more permission later, by a code; disconnect; the assistant asks again.
 func TestDemoChatInChromium(t *testing.T) {
-	d := startDev(t)
+	d := startDev(t, "--token-lifetime", "70s") // so that a token is too old for another task after ten seconds
 	w := openChromium(t)
 	w.do(chromedp.EmulateViewport(1280, 800), chromedp.Navigate(d.chat+"/"), chromedp.WaitVisible(chromedp.CSS(`button[value="alice"]`)))
 	w.click(`button[value="alice"]`)
@@ -132,12 +140,25 @@ func TestDemoChatInChromium(t *testing.T) {
 
 	w.until(`document.querySelector("li[data-file]") !== null && document.querySelector(".card[data-state=done]") !== null`)
 	w.until(`document.querySelector("#events li[data-type='token.issued'][data-scope~='files.read'][data-outcome=ok]") !== null`)
+	w.seen("ask", "consent")
 	w.shoot("4-files")
 
-	w.click(`[data-binding="code"]`)
+	// The link is sent on: whoever uses it connects nothing, with either binding, and the chat can ask again.
+	for i, binding := range []string{"return", "code"} {
+		w.click(`[data-binding="` + binding + `"]`)
+		w.click(`[data-say="note"]`)
+		w.until(`document.querySelector(".card[data-state=waiting][data-binding=` + binding + `] [data-forward]") !== null`)
+		w.click(`.card[data-state=waiting] [data-forward] button`)
+		w.until(fmt.Sprintf(`document.querySelectorAll(".card[data-state=forwarded]").length === %d && document.querySelector(".card[data-state=waiting]") === null`, i+1))
+		w.until(fmt.Sprintf(`document.querySelector("#log").textContent.split("subject_mismatch").length === %d`, i+2))
+		w.until(fmt.Sprintf(`[...document.querySelectorAll("#events li[data-type='consent.failed']")].filter((e) => e.dataset.outcome === "subject_mismatch").length === %d`, i+1))
+	}
+	w.seen("ask", "consent", "forward")
+	w.shoot("4a-forwarded")
+
 	w.click(`[data-say="note"]`)
-	w.until(`document.querySelector(".card[data-binding=code] a[data-connect]") !== null`)
-	p = w.popup(func() { w.click(`.card[data-binding=code] a[data-connect]`) })
+	w.until(`document.querySelector(".card[data-state=waiting][data-binding=code] a[data-connect]") !== null`)
+	p = w.popup(func() { w.click(`.card[data-state=waiting] a[data-connect]`) })
 	p.until(`document.querySelector("button[value=continue]") !== null`)
 	p.do(chromedp.Click(chromedp.CSS(`button[value="continue"]`)))
 	p.until(`document.querySelector("button[value=allow]") !== null`)
@@ -150,17 +171,26 @@ func TestDemoChatInChromium(t *testing.T) {
 	p.shoot("5-code")
 	w.until(`document.querySelector(".card[data-state=code]") !== null && document.querySelector(".card[data-state=code] a") === null`)
 	w.shoot("5a-code-card")
-	w.do(chromedp.SendKeys(chromedp.CSS(`.card[data-binding=code] input[name="code"]`), code+"\r"))
+	w.do(chromedp.SendKeys(chromedp.CSS(`.card[data-state=code] input[name="code"]`), code+"\r"))
 	w.until(`document.querySelector(".card[data-binding=code][data-state=done]") !== null`)
 	p.until(`document.querySelector("#outcome[data-status=completed]") !== null && document.querySelector("h1").textContent.includes("is connected")`)
 	p.shoot("5b-connected")
 	w.until(`document.querySelector("#log").textContent.includes("buy milk") || document.querySelectorAll("li[data-file]").length > 3`)
+	w.seen("ask", "consent", "forward", "more")
 	w.shoot("6-note")
+
+	// The token is replaced unseen: until the one at hand is too old the page counts down, then the next question brings a new one.
+	w.until(`document.querySelector("#tour time[data-until]") !== null`)
+	w.until(`document.querySelector("#tour time[data-until]").textContent === "with your next question" || document.querySelector("[data-stop=refresh]").matches("[data-seen]")`)
+	w.click(`[data-say="files"]`)
+	w.until(`document.querySelector("#events li[data-type='token.refreshed']") !== null`)
+	w.seen("ask", "consent", "refresh", "forward", "more")
 
 	w.do(chromedp.SendKeys(chromedp.CSS("#text"), "disconnect\r"))
 	w.until(`document.querySelector("#events li[data-type='connection.revoked']") !== null`)
 	w.click(`[data-say="files"]`)
 	w.until(`document.querySelector(".card[data-state=waiting] a[data-connect]") !== null`)
+	w.seen("ask", "consent", "refresh", "forward", "more", "end", "again")
 	w.shoot("7-asks-again")
 	w.do(chromedp.EmulateViewport(390, 844))
 	w.until(`document.documentElement.scrollWidth <= document.documentElement.clientWidth`)

@@ -39,6 +39,25 @@
     if (parts.length && follow) toEnd();
   }
 
+  // The tour is drawn anew when a stop was seen; a press of its button goes on at the next one.
+  function tour(html) {
+    const fresh = element(html);
+    const old = document.getElementById("tour");
+    const focused = old.contains(document.activeElement);
+    old.replaceWith(fresh);
+    if (focused) fresh.querySelector("[aria-current] button")?.focus();
+    count();
+  }
+
+  // How long the token at hand is good for another task.
+  function count() {
+    for (const time of document.querySelectorAll("time[data-until]")) {
+      const left = Math.ceil((Number(time.dataset.until) - Date.now()) / 1000);
+      time.textContent = left > 0 ? `in ${left} s` : "with your next question";
+    }
+  }
+  setInterval(count, 1000);
+
   async function update(check) {
     if (state.asking) {
       state.again = check === true || state.again === true ? true : "plain"; // a wish to check is never lost to one without
@@ -47,7 +66,7 @@
     state.asking = true;
     clearTimeout(state.timer);
     try {
-      const answer = await fetch(`/updates?rev=${state.rev}&seq=${state.seq}${check === true ? "&check" : ""}`, { headers: { Accept: "application/json" } });
+      const answer = await fetch(`/updates?rev=${state.rev}&seq=${state.seq}&tour=${encodeURIComponent(document.getElementById("tour").dataset.tour)}${check === true ? "&check" : ""}`, { headers: { Accept: "application/json" } });
       if (answer.status === 401) {
         window.location.assign("/");
         return;
@@ -61,6 +80,7 @@
           events.prepend(fresh);
         }
         while (events.children.length > 300) events.lastElementChild.remove();
+        if (news.tour) tour(news.tour);
         state.rev = news.rev;
         state.seq = news.seq;
       }
