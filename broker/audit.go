@@ -9,6 +9,7 @@ type EventType string
 const (
 	EventConsentCreated         EventType = "consent.created"
 	EventConsentStarted         EventType = "consent.started"
+	EventConsentSignedIn        EventType = "consent.signed_in"
 	EventConsentGranted         EventType = "consent.granted"
 	EventConsentDenied          EventType = "consent.denied"
 	EventConsentFailed          EventType = "consent.failed"

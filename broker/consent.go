@@ -26,6 +26,8 @@ type Binding string
 const (
 	BindingReturn Binding = "return"
 	BindingCode   Binding = "code"
+	// BindingLogin: the person signs in at the tenant's own OpenID Provider before the consent goes on (consent_login.go).
+	BindingLogin Binding = "login"
 )
 
 // ConsentStatus is the state of a consent; doc.go draws its transitions.
@@ -79,7 +81,7 @@ type Consent struct {
 	ProviderCode   Secret            // binding return: kept unexchanged until complete is called
 	CallbackParams map[string]string // those that the definition wants kept (realmId, accounts-server)
 	CompletionCode Secret            // what complete must bring
-	Attempts       int               // wrong codes and subjects so far
+	Attempts       int               // wrong codes, subjects and sign-ins so far
 	BusyUntil      time.Time         // somebody is exchanging or completing; zero: nobody
 
 	// Provisional is the exchanged grant; no token comes out of it before completion.
@@ -98,6 +100,8 @@ type Consent struct {
 
 	// Device is set with binding "device".
 	Device DeviceFlow
+	// Login is set with binding "login", by each start.
+	Login LoginRun
 
 	// Version grows by one with every write; a write names the version it was made from. 0: not stored yet.
 	Version int64

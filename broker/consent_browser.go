@@ -87,31 +87,22 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 			return Start{}, Errorf(CodeSlowDown, "this consent is being finished in another window")
 		}
 	}
-	state, err := s.ids().bound(consent.ID)
-	if err != nil {
-		return Start{}, serverError(err)
-	}
-	verifier, err := s.ids().secret(32) // 32 octets, as RFC 7636 section 4.1 recommends
-	if err != nil {
-		return Start{}, serverError(err)
-	}
-	upCtx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
-	defer cancel()
-	auth, err := s.cfg.Upstream.AuthorizationURL(upCtx, consent.Connector, AuthorizationRequest{
-		RedirectURI: s.redirectURI(consent.Connector), State: state, Verifier: verifier, Scopes: consent.Scopes,
-	})
-	if err != nil {
-		return Start{}, s.upstreamFault(ctx, consent.Connector, err)
-	}
-	target, err := url.Parse(auth.URL.Reveal())
-	if err != nil {
-		return Start{}, serverError(errors.New("the authorization URL is not a URL"))
-	}
 	abandoned := consent.Provisional // of a callback that was cut off behind its exchange
 	consent.Provisional, consent.Account, consent.Identified, consent.BusyUntil = nil, Account{}, false, time.Time{}
 	consent.Status, consent.Deadline = ConsentStarted, s.cfg.Now().UTC().Add(FlowLife)
-	consent.BrowserDigest, consent.StateDigest, consent.Verifier = browser.Digest(), state.Digest(), verifier
-	consent.Fingerprint, consent.Issuer, consent.IssuerRequired = auth.Fingerprint, auth.Issuer, auth.IssuerRequired
+	consent.BrowserDigest = browser.Digest()
+	next, age := s.toProvider, FlowLife+ProvisionalLife
+	if consent.Binding == BindingLogin {
+		next, age = func(ctx context.Context, c Consent) (Consent, Secret, error) { return s.toLogin(ctx, c, browser) }, 2*FlowLife+ProvisionalLife
+	}
+	consent, location, err := next(ctx, consent)
+	if err != nil {
+		return Start{}, err
+	}
+	target, err := url.Parse(location.Reveal())
+	if err != nil {
+		return Start{}, serverError(errors.New("the authorization URL is not a URL"))
+	}
 	entry, err := s.consentEntry(ctx, consent, EventConsentStarted, consent.Scopes, "ok", "")
 	if err != nil {
 		return Start{}, serverError(err)
@@ -127,9 +118,32 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 	}
 	s.dropDetached(ctx, consent, abandoned)
 	return Start{
-		ConsentID: consent.ID, Location: auth.URL, Destination: target.Scheme + "://" + target.Host,
-		CookieName: cookieName(consent.ID), Cookie: browser, MaxAge: FlowLife + ProvisionalLife,
+		ConsentID: consent.ID, Location: location, Destination: target.Scheme + "://" + target.Host,
+		CookieName: cookieName(consent.ID), Cookie: browser, MaxAge: age,
 	}, nil
+}
+
+// toProvider gives the consent a new authorization request at its provider: what is to be stored, and where the browser goes.
+func (s *Service) toProvider(ctx context.Context, consent Consent) (Consent, Secret, error) {
+	state, err := s.ids().bound(consent.ID)
+	if err != nil {
+		return Consent{}, Secret{}, serverError(err)
+	}
+	verifier, err := s.ids().secret(32) // 32 octets, as RFC 7636 section 4.1 recommends
+	if err != nil {
+		return Consent{}, Secret{}, serverError(err)
+	}
+	upCtx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
+	defer cancel()
+	auth, err := s.cfg.Upstream.AuthorizationURL(upCtx, consent.Connector, AuthorizationRequest{
+		RedirectURI: s.redirectURI(consent.Connector), State: state, Verifier: verifier, Scopes: consent.Scopes,
+	})
+	if err != nil {
+		return Consent{}, Secret{}, s.upstreamFault(ctx, consent.Connector, err)
+	}
+	consent.StateDigest, consent.Verifier = state.Digest(), verifier
+	consent.Fingerprint, consent.Issuer, consent.IssuerRequired = auth.Fingerprint, auth.Issuer, auth.IssuerRequired
+	return consent, auth.URL, nil
 }
 
 // cookieName is the binding cookie of one consent, so that two consents in one browser do not disturb each other.
@@ -188,7 +202,7 @@ func (s *Service) endUnder(ctx context.Context, claim time.Time, consent Consent
 func finished(c Consent, status ConsentStatus, code string) Consent {
 	c.Status, c.Error = status, code
 	c.StateDigest, c.Verifier, c.ProviderCode, c.CompletionCode = "", Secret{}, Secret{}, Secret{}
-	c.CallbackParams, c.Provisional, c.BusyUntil, c.Device = nil, nil, time.Time{}, DeviceFlow{}
+	c.CallbackParams, c.Provisional, c.BusyUntil, c.Device, c.Login = nil, nil, time.Time{}, DeviceFlow{}, LoginRun{}
 	c.Account = Account{} // the connection has it, if there is one; erasing that must erase it everywhere
 	return c
 }
@@ -226,6 +240,9 @@ func (s *Service) finishConsent(ctx context.Context, cb Callback) (Finish, error
 	if !s.cfg.Now().Before(consent.Deadline) {
 		return Finish{}, errBadState()
 	}
+	if consent.Binding == BindingLogin && !consent.Login.proves(consent.BrowserDigest, s.cfg.Now()) {
+		return Finish{}, errBadState() // not the start that the sign-in was for, or too long ago
+	}
 	if (consent.IssuerRequired && !cb.HasIssuer) || (cb.HasIssuer && consent.Issuer != "" && cb.Issuer != consent.Issuer) {
 		if _, err := s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, "issuer_mismatch", "the answer names another issuer than the provider's, or none (RFC 9207)"); err != nil {
 			return Finish{}, err
@@ -245,8 +262,11 @@ func (s *Service) finishConsent(ctx context.Context, cb Callback) (Finish, error
 	if cb.Code.IsZero() {
 		return Finish{}, Errorf(CodeInvalidRequest, "the provider's answer holds neither a code nor an error; start again from the chat")
 	}
-	if consent.Binding == BindingReturn {
+	switch consent.Binding {
+	case BindingReturn:
 		return s.awaitReturn(ctx, consent, cb)
+	case BindingLogin:
+		return s.connectSignedIn(ctx, consent, cb)
 	}
 	return s.exchangeProvisionally(ctx, consent, cb)
 }
@@ -304,7 +324,10 @@ func (s *Service) FinishedConsent(ctx context.Context, id string, cookie func(na
 	} else if account != (Account{}) {
 		finish.Account = &account
 	}
-	if consent.Binding == BindingReturn {
+	if finish.Previous, err = s.previousAccount(ctx, consent); err != nil {
+		return Finish{}, err
+	}
+	if consent.Binding == BindingReturn || consent.Binding == BindingLogin {
 		finish.Location = Secret{} // it was given once, to the callback
 	}
 	return finish, nil
@@ -324,7 +347,7 @@ func (s *Service) finishOf(c Consent) Finish {
 	if f.Status == ConsentAwaitingCompletion && c.Binding == BindingCode {
 		f.UserCode = c.CompletionCode
 	}
-	if c.ReturnTo != "" {
+	if c.ReturnTo != "" && !f.Undecided() {
 		f.Location = returnLocation(c)
 	}
 	return f

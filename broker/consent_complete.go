@@ -62,6 +62,10 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		if err != nil {
 			return Consent{}, err
 		}
+		if consent.Binding == BindingLogin {
+			return Consent{}, s.consentTrouble(ctx, consent, "a completing call for a consent of binding login",
+				Errorf(CodeInvalidRequest, "no completing call is needed with binding login: the user's sign-in completes the consent; look at its status"))
+		}
 		typed := typedCode(consent.Binding, c.Code)
 		if consent.Status == ConsentCompleted && c.Subject == consent.Subject && typed.Equal(consent.CompletionCode) && s.cfg.Now().Before(consent.Deadline) {
 			return consent, nil

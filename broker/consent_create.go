@@ -117,7 +117,7 @@ func (s *Service) findPending(ctx context.Context, caller Caller, req ConsentReq
 	}
 	for _, c := range open {
 		if s.statusOf(c) == ConsentPending && c.Client == caller.Client.ID && c.Connector == req.Connector && c.Connection == req.Connection &&
-			c.ReturnTo == req.ReturnTo && c.State == req.State && c.Scopes.Covers(asked.scopes) && asked.scopes.Union(c.Scopes.Minus(c.Added)).Covers(c.Scopes) {
+			c.Binding == bindingOf(caller.Client, req) && c.ReturnTo == req.ReturnTo && c.State == req.State && c.Scopes.Covers(asked.scopes) && asked.scopes.Union(c.Scopes.Minus(c.Added)).Covers(c.Scopes) {
 			return c, true, nil
 		}
 	}
@@ -156,11 +156,8 @@ func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRe
 	now := s.cfg.Now().UTC()
 	consent := Consent{
 		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Actor: req.Actor, Connector: asked.connector.ID,
-		Scopes: asked.scopes, Added: asked.scopes, Connection: req.Connection, Binding: BindingCode, ReturnTo: req.ReturnTo, State: req.State,
+		Scopes: asked.scopes, Added: asked.scopes, Connection: req.Connection, Binding: bindingOf(caller.Client, req), ReturnTo: req.ReturnTo, State: req.State,
 		Status: ConsentPending, Deadline: now.Add(LinkLife), CreatedAt: now, RequestID: caller.RequestID, TraceID: caller.TraceID,
-	}
-	if req.ReturnTo != "" {
-		consent.Binding = BindingReturn
 	}
 	if req.Connection != "" {
 		conn, err := s.namedConnection(ctx, caller, req)
@@ -179,6 +176,17 @@ func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRe
 		return Consent{}, serverError(err)
 	}
 	return consent, nil
+}
+
+// bindingOf is how a consent that the client asks for is tied to its user.
+func bindingOf(client Client, req ConsentRequest) Binding {
+	switch {
+	case client.Login:
+		return BindingLogin
+	case req.ReturnTo != "":
+		return BindingReturn
+	}
+	return BindingCode
 }
 
 // storeNew stores a drafted consent.

@@ -79,6 +79,8 @@ func (s *Service) createDevice(ctx context.Context, caller Caller, req ConsentRe
 	switch {
 	case !asked.connector.Device:
 		return Consent{}, Errorf(CodeInvalidRequest, "connector %s takes no consents on another device; the operator allows them under connectors: device", asked.connector.ID)
+	case caller.Client.Login:
+		return Consent{}, Errorf(CodeInvalidRequest, "this client's users sign in at their organisation before they consent, which flow device has no page for; leave flow out")
 	case req.ReturnTo != "":
 		return Consent{}, Errorf(CodeInvalidRequest, "return_to has no use with flow device: no browser of the user's comes back")
 	}

@@ -17,6 +17,7 @@ const (
 	CodeInvalidClient            Code = "invalid_client"
 	CodeAccessDenied             Code = "access_denied"
 	CodeSubjectMismatch          Code = "subject_mismatch"
+	CodeLoginFailed              Code = "login_failed" // on pages alone: nobody signed in at the tenant's OpenID Provider
 	CodeNotFound                 Code = "not_found"
 	CodeConsentRequired          Code = "consent_required"
 	CodeAccountSelectionRequired Code = "account_selection_required"

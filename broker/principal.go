@@ -15,6 +15,8 @@ type Client struct {
 	ReturnTo []string
 	// Origins are the web origins that hear the consent page's postMessage (RFC 9700 section 4.17).
 	Origins []string
+	// Login: its users prove who they are at their tenant's own OpenID Provider (Logins), so its consents have binding "login".
+	Login bool
 	// ManageConnectors: it may make, change and delete connectors of its tenant.
 	ManageConnectors bool
 	// OwnConnectors: it may use those beside Connectors. Without a list of connectors it may in any case.

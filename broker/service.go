@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Config is what a Service needs. All ports are required but TenantConnectors and Registry.
+// Config is what a Service needs. All ports are required but TenantConnectors, Registry and Logins.
 type Config struct {
 	Connections Connections
 	Refreshes   Refreshes
@@ -29,6 +29,8 @@ type Config struct {
 	// TenantConnectors and Registry let tenants make connectors of their own; without either there are none.
 	TenantConnectors TenantConnectors
 	Registry         ConnectorRegistry
+	// Logins signs in the users of clients that have Client.Login; without it their consents can't be started.
+	Logins Logins
 	// Client returns a configured client by id; required. A client that is gone from the configuration asks for nothing more.
 	Client func(id string) (Client, bool)
 

@@ -131,7 +131,11 @@ func (s *Service) expire(ctx context.Context, consent Consent) (bool, error) {
 		if outcome == RevokedFailed && patient {
 			return false, nil // out of everybody's reach already, and claimed: the next round after the claim tries again
 		}
-		consent, reason = claimed, "the code was not brought back in time; revoked upstream: "+string(outcome)
+		missed := "the code was not brought back in time"
+		if claimed.Binding == BindingLogin {
+			missed = "the user did not decide on the page in time"
+		}
+		consent, reason = claimed, missed+"; revoked upstream: "+string(outcome)
 		consent.Provisional, claim = nil, claimed.BusyUntil
 	case consent.Status == ConsentAwaitingCompletion:
 		reason = "the code was not brought back in time; it was never redeemed"

@@ -123,9 +123,18 @@ type Finish struct {
 	Origins    []string
 	Binding    Binding
 	Account    *Account
-	// Location is set where the browser goes on to the client's return_to; it carries the completion code.
+	// Previous is the account of the connection that the consent names, where the user came back with another one and that is
+	// not settled yet. With binding "code" the chat asks about it, with binding "login" the page does (Undecided).
+	Previous *Account
+	// Location is set where the browser goes on to the client's return_to; it carries the completion code, if there is one.
 	Location Secret
 	// UserCode is what the user types in the chat (binding code).
 	UserCode Secret
 	Error    string // a code for a fixed text; never a provider's text
+}
+
+// Undecided tells that a grant is there and waits for the user's word on the page: whether another account shall replace the one
+// before (Previous), or to try again what did not work just now.
+func (f Finish) Undecided() bool {
+	return f.Binding == BindingLogin && f.Status == ConsentAwaitingCompletion
 }

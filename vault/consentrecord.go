@@ -63,6 +63,40 @@ type storedConsent struct {
 	TraceID        string            `json:"tr,omitempty"`
 	Claim          string            `json:"cm,omitempty"`
 	Device         *storedDevice     `json:"dv,omitempty"`
+	Login          *storedLogin      `json:"lg,omitempty"`
+}
+
+// storedLogin is a sign-in at a tenant's own OpenID Provider, as the record keeps it that it is for.
+type storedLogin struct {
+	StateDigest    string `json:"sd,omitempty"`
+	Browser        string `json:"bw"`
+	Nonce          string `json:"no"`
+	Verifier       string `json:"vf"`
+	Fingerprint    string `json:"fp"`
+	Issuer         string `json:"is"`
+	IssuerRequired bool   `json:"ir,omitempty"`
+	Until          int64  `json:"un"` // ms
+	Proven         bool   `json:"pr,omitempty"`
+}
+
+func storeLogin(l broker.LoginRun) *storedLogin {
+	if l == (broker.LoginRun{}) {
+		return nil
+	}
+	return &storedLogin{
+		StateDigest: l.StateDigest, Browser: l.Browser, Nonce: l.Nonce.Reveal(), Verifier: l.Verifier.Reveal(), Fingerprint: l.Fingerprint,
+		Issuer: l.Issuer, IssuerRequired: l.IssuerRequired, Until: millis(l.Until), Proven: l.Proven,
+	}
+}
+
+func (l *storedLogin) login() broker.LoginRun {
+	if l == nil {
+		return broker.LoginRun{}
+	}
+	return broker.LoginRun{
+		StateDigest: l.StateDigest, Browser: l.Browser, Nonce: broker.NewSecret(l.Nonce), Verifier: broker.NewSecret(l.Verifier), Fingerprint: l.Fingerprint,
+		Issuer: l.Issuer, IssuerRequired: l.IssuerRequired, Until: fromMillis(l.Until), Proven: l.Proven,
+	}
 }
 
 // storedDevice is the part that a consent on another device has of its own.
@@ -144,7 +178,7 @@ func storeConsent(c broker.Consent) storedConsent {
 		Verifier: c.Verifier.Reveal(), Fingerprint: c.Fingerprint, Issuer: c.Issuer,
 		IssuerRequired: c.IssuerRequired, ProviderCode: c.ProviderCode.Reveal(), CallbackParams: c.CallbackParams,
 		CompletionCode: c.CompletionCode.Reveal(), Attempts: c.Attempts, BusyUntil: millis(c.BusyUntil), Identified: c.Identified,
-		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: storeDevice(c.Device),
+		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: storeDevice(c.Device), Login: storeLogin(c.Login),
 	}
 	if c.Provisional != nil {
 		g := storeGrant(*c.Provisional)
@@ -162,7 +196,7 @@ func (c storedConsent) consent(version int64) broker.Consent {
 		BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest, Verifier: broker.NewSecret(c.Verifier), Fingerprint: c.Fingerprint,
 		Issuer: c.Issuer, IssuerRequired: c.IssuerRequired, ProviderCode: broker.NewSecret(c.ProviderCode), CallbackParams: c.CallbackParams, CompletionCode: broker.NewSecret(c.CompletionCode),
 		Attempts: c.Attempts, BusyUntil: fromMillis(c.BusyUntil), Identified: c.Identified, Result: c.Result, Account: c.Account.account(),
-		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: c.Device.device(), Version: version,
+		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: c.Device.device(), Login: c.Login.login(), Version: version,
 	}
 	if c.Provisional != nil {
 		g := c.Provisional.grant()

@@ -19,6 +19,8 @@ type Harness struct {
 	Store    *Store
 	Provider *Provider
 	Client   broker.Client
+	// OpenID is the tenant's own OpenID Provider, where Client.Login is set.
+	OpenID *OpenID
 	// Replicas of the service; Service is the first.
 	Replicas []*broker.Service
 	Service  *broker.Service
@@ -88,13 +90,14 @@ func New(t testing.TB, n int) *Harness {
 		Client:   broker.Client{ID: "chat", Name: "Chat", Tenant: "acme", ReturnTo: []string{"https://chat.example/done"}},
 		Conns:    Connectors{Files()},
 		Log:      &Log{},
+		OpenID:   &OpenID{},
 	}
 	for i := range n {
 		registry := &Registry{Fixed: h}
 		h.Registries = append(h.Registries, registry)
 		s, err := broker.New(broker.Config{
 			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
-			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
+			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
 			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
 			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
 		})
