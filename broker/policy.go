@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -39,13 +40,26 @@ func admit(client Client, connectors Connectors, connectorID string, named Scope
 		// Scopes that the broker adds anyway may be named too, and change nothing.
 		scopes = named.Minus(connector.Implied.Minus(offered))
 		if unknown := scopes.Minus(offered); !unknown.Empty() || scopes.Empty() {
-			return ask{}, Errorf(CodeInvalidScope, "connector %s does not offer the scopes asked for; GET /v1/connectors lists what it offers", connector.ID)
+			return ask{}, Errorf(CodeInvalidScope, "connector %s does not offer %s; GET /v1/connectors lists what it offers", connector.ID, scopeWords(unknown))
 		}
 		if client.Scopes != nil && !client.Scopes.Covers(scopes) {
 			return ask{}, Errorf(CodeAccessDenied, "this client may not have all of the scopes asked for; the operator sets that under clients: scopes")
 		}
 	}
 	return ask{connector: connector, scopes: scopes, ceiling: client.Scopes}, nil
+}
+
+// scopeWords names the first few scopes, for an error.
+func scopeWords(scopes ScopeSet) string {
+	const most = 3
+	all := scopes.All()
+	switch {
+	case len(all) == 0:
+		return "these scopes alone"
+	case len(all) > most:
+		return "the scopes " + strings.Join(all[:most], " ") + fmt.Sprintf(" and %d more", len(all)-most)
+	}
+	return "the scopes " + strings.Join(all, " ")
 }
 
 // mayStand tells whether the connector, as it is configured now, still obtains tokens for the connection in the way that

@@ -78,6 +78,7 @@ func ParseDefinitions(node *yaml.Node, key string) ([]*Definition, Problems) {
 	for i, item := range node.Content {
 		d, found := parse(item, fmt.Sprintf("%s[%d]", key, i))
 		problems = append(problems, found...)
+		d.custom = true
 		all = append(all, d)
 	}
 	return all, problems

@@ -156,6 +156,7 @@ type Definition struct {
 	// AllowPrivate lets requests go to private addresses: right for what the operator configured, wrong for what somebody
 	// else did. Link-local, unspecified and multicast addresses are refused in any case.
 	AllowPrivate bool `yaml:"-"`
+	custom       bool // the operator's own, with values that may be secret
 
 	// tenant: a tenant made the connector that uses it (reach.go).
 	tenant bool

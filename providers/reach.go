@@ -36,13 +36,40 @@ func (d *Definition) states(rawURL string) bool {
 	if host == "" {
 		return false
 	}
-	stated := []string{d.Issuer, d.AuthorizationEndpoint, d.TokenEndpoint, d.RevocationEndpoint, d.UserinfoEndpoint, d.TokenRequest.RefreshEndpoint}
-	for _, l := range d.Lookups {
-		stated = append(stated, l.Endpoint)
-	}
-	for _, s := range stated {
+	for _, s := range d.addresses() {
 		if authority(s) == host {
 			return true
+		}
+	}
+	return false
+}
+
+// addresses are all that the definition names, placeholders and all; some are empty.
+func (d *Definition) addresses() []string {
+	all := []string{d.Issuer, d.AuthorizationEndpoint, d.TokenEndpoint, d.RevocationEndpoint, d.UserinfoEndpoint, d.TokenRequest.RefreshEndpoint, d.DeviceAuthorizationEndpoint}
+	for _, l := range d.Lookups {
+		all = append(all, l.Endpoint)
+	}
+	return all
+}
+
+// sends tells whether requests carry values that the operator wrote into a definition of their own: an API key of theirs may be
+// among them. What is filled in for each request is not, nor is what says in which form something is wanted.
+func (d *Definition) sends() bool {
+	values := []map[string]string{
+		d.TokenRequest.Headers, d.TokenRequest.ExchangeParams, d.TokenRequest.RefreshParams,
+		d.Userinfo.Headers, d.Userinfo.Params, d.Revocation.Headers, d.Revocation.Params,
+	}
+	bodies := map[string]string{"userinfo": d.Userinfo.Body}
+	for _, l := range d.Lookups {
+		values, bodies[l.Endpoint] = append(values, l.Headers), l.Body
+	}
+	for _, of := range append(values, bodies) {
+		for name, value := range of {
+			plain := strings.EqualFold(name, "Accept") || strings.EqualFold(name, "Content-Type")
+			if filled := strings.HasPrefix(value, "{") && strings.HasSuffix(value, "}") && !strings.ContainsAny(value, ` "`); value != "" && !plain && !filled {
+				return true
+			}
 		}
 	}
 	return false
@@ -66,7 +93,11 @@ func (s *server) checkReach(add func(key, format string, args ...any)) {
 	if !s.def.tenant {
 		return
 	}
-	for _, raw := range []string{s.def.Issuer, s.def.AuthorizationEndpoint, s.def.TokenEndpoint, s.def.RevocationEndpoint, s.def.UserinfoEndpoint, s.def.TokenRequest.RefreshEndpoint} {
+	for _, raw := range s.def.addresses() {
+		if raw != "" && authority(raw) == "" && s.def.custom && s.def.sends() {
+			add("provider", "is the operator's own, sends values of the operator, and lets vars say where to: only connectors of the configuration may use it")
+			return
+		}
 		filled := fill(raw, s.vars)
 		if filled == "" || len(placeholders(filled)) > 0 || s.def.reach(filled) != reachGuarded {
 			continue

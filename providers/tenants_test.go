@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,34 @@ func TestTenantReach(t *testing.T) {
 	}
 	if f.count("/token") != before {
 		t.Errorf("%d requests got through", f.count("/token")-before)
+	}
+}
+
+// What the operator wrote into a definition of their own goes to no host that a tenant chose.
+func TestTenantLearnsNoOperatorsKey(t *testing.T) {
+	const hosted = `
+- id: hosted
+  authorization_endpoint: https://login.example.com/auth
+  token_endpoint: https://%s/token
+  token_endpoint_auth_method: client_secret_basic
+  vars: {host: {pattern: "[a-z0-9.-]+", default: git.example.com}}
+`
+	for name, test := range map[string]struct {
+		host, more string
+		refused    bool
+	}{
+		"nothing of the operator's":    {"{host}", "", false},
+		"how the answer is wanted":     {"{host}", "  token_request: {headers: {Accept: application/json}}\n", false},
+		"a key, to a fixed host":       {"api.example.com", "  token_request: {headers: {X-Api-Key: " + canaryText + "}}\n", false},
+		"a key in a header":            {"{host}", "  token_request: {headers: {X-Api-Key: " + canaryText + "}}\n", true},
+		"a key in a refresh":           {"{host}", "  token_request: {refresh_params: {api_key: " + canaryText + "}}\n", true},
+		"a key to the place of lookup": {"api.example.com", "  lookups: [{endpoint: 'https://{host}/me', headers: {X-Api-Key: " + canaryText + "}, extra: [{name: a, path: a}]}]\n", true},
+	} {
+		r := connect(t, setup{yaml: newFake(t).plain() + fmt.Sprintf(hosted, test.host) + test.more})
+		err := r.CheckTenantConnector(ownConnector("hosted", nil))
+		if (err != nil) != test.refused || err != nil && (!strings.Contains(err.Error(), "operator's own") || strings.Contains(err.Error(), canaryText)) {
+			t.Errorf("%s: %v, want it refused: %v", name, err, test.refused)
+		}
 	}
 }
 

@@ -81,6 +81,22 @@ func TestWrongPasswordIsNamed(t *testing.T) {
 	}
 }
 
+// TestWrongKindOfRedisIsNamed: a number of a database that is not there, and a server and a URL of which one is a cluster's.
+func TestWrongKindOfRedisIsNamed(t *testing.T) {
+	alone, cluster := vaulttest.StartRedis(t), vaulttest.StartCluster(t)
+	for name, test := range map[string]struct{ url, says string }{
+		"no such database":       {"redis://" + alone.Addr + "/99", "no database of that number"},
+		"a cluster's URL":        {"redis-cluster://" + alone.Addr, "write redis:// in place of redis-cluster://"},
+		"one server's URL":       {"redis://" + cluster.Addrs()[0], "write redis-cluster:// in place of redis://"},
+		"a number, of a cluster": {"redis://" + cluster.Addrs()[0] + "/1", "write redis-cluster:// in place of redis://"},
+	} {
+		status, _, stderr := newSite(t, test.url, "").run("serve", "--config", "config.yaml")
+		if status != exitFound || !strings.Contains(stderr, test.says) {
+			t.Errorf("%s: %d %q, want %q", name, status, stderr, test.says)
+		}
+	}
+}
+
 // TestSpoolTrouble: a spool that can't be written to, and a token that waits in it, are told in /readyz and /metrics, and the
 // process serves all the same.
 func TestSpoolTrouble(t *testing.T) {

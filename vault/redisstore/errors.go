@@ -190,6 +190,14 @@ func (s *Store) answered(err error) (text string, refused bool) {
 		return "it wants a user and a password: put them into " + strings.TrimPrefix(who, "the user or the password of "), true
 	case redis.HasErrorPrefix(err, "WRONGPASS"):
 		return "it refuses " + who + ": mend them there, or on the server (ACL SETUSER)", true
+	case redis.HasErrorPrefix(err, "DB index is out of range"):
+		return "it has no database of that number: correct the number behind the last / of redis:, or raise databases on the server", true
+	case redis.HasErrorPrefix(err, "This instance has cluster support disabled"):
+		return "it is no cluster: write redis:// in place of redis-cluster:// (rediss:// with TLS)", true
+	case redis.HasErrorPrefix(err, "SELECT is not allowed in cluster mode"):
+		return "it is a cluster, which has one database: write redis-cluster:// in place of redis://, without a number", true
+	case redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "CROSSSLOT"):
+		return "it is part of a cluster: write redis-cluster:// in place of redis:// (redis-cluster://HOST:PORT?tls=true with TLS)", true
 	case redis.HasErrorPrefix(err, "AUTH <password> called"):
 		return "it has no password, and the URL gives one: leave it out, or set it on the server (ACL SETUSER)", true
 	}
