@@ -26,6 +26,7 @@
 //	resolve.go      which endpoints a request goes to: stated ones first, then discovery.go (RFC 8414, OpenID Connect)
 //	notices.go      what a provider sends by itself; notice_verify.go and notice_set.go: whether it is the provider
 //	client.go       one request, no redirects, no repeats, bounded (deadline.go); transport.go decides which addresses may be dialled
+//	fetch.go        the same for packages beside this one (login/, which signs people in at OpenID Providers)
 //	telemetry.go    spans and durations
 //
 // The package never logs, returns in errors or records in spans what a provider sends: it may echo secrets. It reads no

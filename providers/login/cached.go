@@ -1,0 +1,75 @@
+package login
+
+import (
+	"context"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+const (
+	kept        = time.Hour       // a document is believed that long
+	keptAtMost  = 24 * time.Hour  // and that long while it can't be had anew
+	askedAgain  = time.Minute     // no sooner, whatever somebody misses in it
+	failureHeld = 5 * time.Second // an outage: no new attempt for so long
+)
+
+// cached is a document of a provider. It is asked for when first needed, so that the program starts while a provider is down. One
+// caller at a time asks; others wait no longer than their context.
+type cached[T any] struct {
+	turn  chan struct{} // capacity 1: holds a value while somebody asks
+	now   func() time.Time
+	have  *T
+	since time.Time // when have came
+	asked time.Time // when it was asked for last
+	err   error     // of that; nil: it came
+}
+
+func newCached[T any](now func() time.Time) *cached[T] {
+	return &cached[T]{turn: make(chan struct{}, 1), now: now}
+}
+
+// get returns the document, from the provider by fetch if need be. lacks tells that the one at hand is not enough: then it is asked for
+// anew, though not more often than each minute. An error of ClassClientRefused is about what came and must not be believed; an
+// earlier document does not make up for it; nor for an outage, where it is one that lacks something.
+func (c *cached[T]) get(ctx context.Context, lacks func(T) bool, fetch func(context.Context) (T, error)) (T, error) {
+	var none T
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return none, &broker.UpstreamError{Class: broker.ClassUnsent, What: "metadata is not available", Cause: ctx.Err()}
+	}
+	defer func() { <-c.turn }()
+	if c.stale(lacks) {
+		asked := c.now()
+		fresh, err := fetch(ctx)
+		switch {
+		case err == nil:
+			c.have, c.since, c.asked, c.err = &fresh, asked, asked, nil
+		case ctx.Err() != nil:
+			return none, err // the caller left; that says nothing about the provider
+		default:
+			c.asked, c.err = asked, err
+		}
+	}
+	switch {
+	case c.err != nil && (c.have == nil || broker.ClassOf(c.err) == broker.ClassClientRefused || c.now().Sub(c.since) > keptAtMost || lacks(*c.have)):
+		return none, c.err
+	case c.have == nil:
+		return none, &broker.UpstreamError{Class: broker.ClassUnsent, What: "metadata is not available"}
+	}
+	return *c.have, nil
+}
+
+func (c *cached[T]) stale(lacks func(T) bool) bool {
+	age := c.now().Sub(c.asked)
+	switch {
+	case c.asked.IsZero():
+		return true
+	case c.err != nil:
+		return age >= failureHeld
+	case c.now().Sub(c.since) >= kept:
+		return true
+	}
+	return lacks(*c.have) && age >= askedAgain
+}
