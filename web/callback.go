@@ -100,5 +100,15 @@ func (w *Web) finished(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.render(c, http.StatusOK, "finish", finishView(w.frame(c, areaFinished), finish))
+	v := finishView(w.frame(c, areaFinished), finish)
+	if v.Asks != "" {
+		// As long as the grant waits for an answer at most; the page says so itself once it is over.
+		nonce, err := w.nonce(c.Response(), c.Request(), decisionNonce(finish.ConsentID), broker.ProvisionalLife)
+		if err != nil {
+			return err
+		}
+		v.Nonce = nonce.Reveal()
+		c.Response().Header().Set("Content-Security-Policy", w.policy(areaUndecided))
+	}
+	return w.render(c, http.StatusOK, "finish", v)
 }

@@ -56,7 +56,19 @@ var outcomes = map[area]map[broker.Code]outcome{
 		broker.CodeExpired:        deadState,
 		broker.CodeAccessDenied:   {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
 	},
+	// The words are for a provider that does not answer, too: behind the sign-in it is asked at once.
+	areaSignIn: {
+		broker.CodeInvalidRequest:        badState,
+		broker.CodeNotFound:              deadState,
+		broker.CodeExpired:               deadState,
+		broker.CodeAccessDenied:          {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
+		broker.CodeSubjectMismatch:       {Status: http.StatusForbidden, Key: "wrong_person"},
+		broker.CodeLoginFailed:           {Status: http.StatusBadRequest, Key: "sign_in_failed"},
+		broker.CodeProviderUnavailable:   {Status: http.StatusServiceUnavailable, Key: "sign_in_unavailable"},
+		broker.CodeProviderMisconfigured: {Status: http.StatusBadGateway, Key: "sign_in_misconfigured"},
+	},
 	areaFinished: {
+		broker.CodeSlowDown:     {Status: http.StatusTooManyRequests, Key: "other_window"},
 		broker.CodeNotFound:     deadPage,
 		broker.CodeExpired:      deadPage,
 		broker.CodeAccessDenied: deadPage,

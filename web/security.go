@@ -16,7 +16,9 @@ const (
 	areaOther area = iota
 	areaConsent
 	areaCallback
+	areaSignIn
 	areaFinished
+	areaUndecided // areaFinished, while the page asks something
 	areaStatic
 	areaDashboard
 )
@@ -51,9 +53,11 @@ func (w *Web) secure(c echo.Context, a area) {
 func (w *Web) policy(a area) string {
 	action, connect := "'self'", ""
 	switch a {
-	case areaConsent:
+	case areaConsent, areaUndecided:
 		action = "'self' https: http://127.0.0.1:* http://localhost:*"
-	case areaFinished:
+	}
+	switch a {
+	case areaFinished, areaUndecided:
 		connect = "connect-src 'self'; " // the page at the end asks itself for news
 	}
 	return "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " + connect + "base-uri 'none'; frame-ancestors 'none'; form-action " + action

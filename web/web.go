@@ -31,6 +31,10 @@ type Service interface {
 	CancelConsent(ctx context.Context, link broker.Secret, cookie func(name string) broker.Secret) (broker.Finish, error)
 	// FinishConsent takes what the provider's redirect brought, once.
 	FinishConsent(ctx context.Context, cb broker.Callback) (broker.Finish, error)
+	// FinishLogin takes what the redirect of a tenant's OpenID Provider brought, once.
+	FinishLogin(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error)
+	// DecideConsent carries out what the user said on the page of an undecided consent.
+	DecideConsent(ctx context.Context, consentID string, cookie func(name string) broker.Secret, d broker.Decision) (broker.Finish, error)
 	// FinishedConsent tells again how a consent ended, to the browser that it is bound to. It changes nothing.
 	FinishedConsent(ctx context.Context, consentID string, cookie func(name string) broker.Secret) (broker.Finish, error)
 	// OperatorConnections pages through a tenant's connections.
@@ -148,7 +152,8 @@ func New(cfg Config) (*Web, error) {
 func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/connect/:link", areaConsent, methods{http.MethodGet: w.showConsent, http.MethodPost: w.decideConsent})
 	w.add(e, "/oauth2/callback/:connector", areaCallback, methods{http.MethodGet: w.callback})
-	w.add(e, "/consent/:id", areaFinished, methods{http.MethodGet: w.finished})
+	w.add(e, "/oauth2/login/:client", areaSignIn, methods{http.MethodGet: w.signedIn})
+	w.add(e, "/consent/:id", areaFinished, methods{http.MethodGet: w.finished, http.MethodPost: w.decideFinish})
 	w.add(e, "/static/:file", areaStatic, methods{http.MethodGet: w.asset})
 	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.dashboard})
 	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodPost: w.login})
@@ -171,12 +176,12 @@ type handler func(c echo.Context) error
 type methods map[string]handler
 
 // add registers a path with its methods; all others are answered 405. GET brings HEAD along, which net/http answers
-// without the body, except at the callback: there a GET is not without effect, and HEAD must be.
+// without the body, except at the callbacks: there a GET is not without effect, and HEAD must be.
 func (w *Web) add(e *echo.Echo, path string, a area, allowed methods) {
 	var allow []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		h, ok := allowed[m]
-		if m == http.MethodHead && a != areaCallback {
+		if m == http.MethodHead && a != areaCallback && a != areaSignIn {
 			h, ok = allowed[http.MethodGet]
 		}
 		if ok {

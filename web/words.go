@@ -25,6 +25,7 @@ type consentPage struct {
 	Exact     []exactScope
 	Implied   bool // Exact holds scopes that nobody asked for: the broker adds them
 	ByCode    bool // it ends with a code to type, else with a return to the client
+	ByLogin   bool // it goes through a sign-in at the user's organisation first
 	Minutes   int  // that the link still works
 	Nonce     string
 }
@@ -62,7 +63,7 @@ var accessOrder = []broker.Access{broker.AccessRead, broker.AccessChange, broker
 func consentView(f frame, p broker.ConsentPage, left time.Duration, nonce broker.Secret) consentPage {
 	v := consentPage{
 		frame: f, Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
-		Account: viewAccount(p.Account), Kind: "connect", ByCode: p.Binding == broker.BindingCode,
+		Account: viewAccount(p.Account), Kind: "connect", ByCode: p.Binding == broker.BindingCode, ByLogin: p.Binding == broker.BindingLogin,
 		Minutes: max(1, int((left+30*time.Second)/time.Minute)), Nonce: nonce.Reveal(),
 	}
 	if v.Connector == "" {
@@ -134,6 +135,8 @@ type finishPage struct {
 	Account   *accountView
 	Previous  *accountView // whose account it was before, if another came back
 	Code      string
+	Asks      string // what the user has to decide here, as the form's keys name it: replace or retry; empty: nothing
+	Nonce     string
 	Consent   string
 	Status    string
 	Origins   string // JSON, for the script
@@ -152,8 +155,14 @@ func finishView(fr frame, f broker.Finish) finishPage {
 	switch f.Status {
 	case broker.ConsentAwaitingCompletion:
 		v.Mood, v.Waiting, v.Key = "wait", true, "finish.back"
-		if !f.UserCode.IsZero() {
+		v.Previous = viewAccount(f.Previous)
+		switch {
+		case !f.UserCode.IsZero():
 			v.Key, v.Code = "finish.code", f.UserCode.Reveal()
+		case f.Undecided() && f.Previous != nil:
+			v.Key, v.Asks = "finish.replace", "replace"
+		case f.Undecided():
+			v.Key, v.Asks = "finish.retry", "retry"
 		}
 	case broker.ConsentCompleted:
 		v.Mood, v.Key = "good", "finish.completed"

@@ -18,6 +18,8 @@ type Service struct {
 	Start  func(link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error)
 	Cancel func(link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error)
 	Finish func(ctx context.Context, cb broker.Callback) (broker.Finish, error)
+	SignIn func(cb broker.LoginCallback) (broker.LoginFinish, error)
+	Decide func(id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
 	Again  func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
 	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
 	Record func(op broker.Operator, t broker.EventType) error
@@ -85,6 +87,24 @@ func (s *Service) FinishConsent(ctx context.Context, cb broker.Callback) (broker
 		return broker.Finish{}, nothing()
 	}
 	return s.Finish(ctx, cb)
+}
+
+// FinishLogin as web.Service.
+func (s *Service) FinishLogin(_ context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
+	s.note("FinishLogin")
+	if s.SignIn == nil {
+		return broker.LoginFinish{}, nothing()
+	}
+	return s.SignIn(cb)
+}
+
+// DecideConsent as web.Service.
+func (s *Service) DecideConsent(_ context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
+	s.note("DecideConsent " + string(d))
+	if s.Decide == nil {
+		return broker.Finish{}, nothing()
+	}
+	return s.Decide(id, cookie, d)
 }
 
 // FinishedConsent as web.Service.
