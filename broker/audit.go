@@ -5,7 +5,7 @@ import "time"
 // EventType is the type of an audit event.
 type EventType string
 
-// The event types of the contract, and those of what tenants do with connectors of their own.
+// The event types of the contract, those of what tenants do with connectors of their own, and those of "My connections".
 const (
 	EventConsentCreated         EventType = "consent.created"
 	EventConsentStarted         EventType = "consent.started"
@@ -27,6 +27,9 @@ const (
 	EventConnectorCreated       EventType = "connector.created"
 	EventConnectorUpdated       EventType = "connector.updated"
 	EventConnectorDeleted       EventType = "connector.deleted"
+	EventPortalCreated          EventType = "portal.created"
+	EventPortalOpened           EventType = "portal.opened"
+	EventPortalRefused          EventType = "portal.refused"
 	EventOperatorSignedIn       EventType = "operator.signed_in"
 	EventOperatorSignInFailed   EventType = "operator.sign_in_failed"
 	EventOperatorViewed         EventType = "operator.viewed"
@@ -49,6 +52,9 @@ type Entry struct {
 	Reason    string // why: the reason that the caller stated, or ours
 	RequestID string
 	TraceID   string
+	// Portal is the visit to "My connections" that it is about, or in which the user did it: no agent acted then, and Actor is
+	// empty. Only the broker sets it.
+	Portal string
 }
 
 // EventScope is the part in which the events of one entry differ.
@@ -75,6 +81,7 @@ type Event struct {
 	Reason     string
 	RequestID  string
 	TraceID    string
+	Portal     string
 }
 
 // EventFilter selects events; zero fields select nothing out. Since is inclusive, Until exclusive.

@@ -353,21 +353,31 @@ func (s *Service) finishOf(c Consent) Finish {
 	return f
 }
 
-// returnLocation is return_to with the outcome, in the terms of RFC 6749 section 4.1.2.
+// returnLocation is return_to with the outcome.
 func returnLocation(c Consent) Secret {
-	target, err := url.Parse(c.ReturnTo)
+	var code Secret
+	if c.Status == ConsentAwaitingCompletion {
+		code = c.CompletionCode
+	}
+	return returnTo(c.ReturnTo, "consent", c.ID, code, c.Error, c.State)
+}
+
+// returnTo is a client's address with what came of it, in the terms of RFC 6749 section 4.1.2: a code or else an error. kind
+// names the parameter of the id.
+func returnTo(address, kind, id string, code Secret, failure, state string) Secret {
+	target, err := url.Parse(address)
 	if err != nil {
 		return Secret{} // can't be: the configuration was checked
 	}
 	query := target.Query()
-	query.Set("consent", c.ID)
-	if c.Status == ConsentAwaitingCompletion {
-		query.Set("code", c.CompletionCode.Reveal())
-	} else if c.Error != "" {
-		query.Set("error", c.Error)
+	query.Set(kind, id)
+	if !code.IsZero() {
+		query.Set("code", code.Reveal())
+	} else if failure != "" {
+		query.Set("error", failure)
 	}
-	if c.State != "" {
-		query.Set("state", c.State)
+	if state != "" {
+		query.Set("state", state)
 	}
 	target.RawQuery = query.Encode()
 	return NewSecret(target.String())

@@ -131,8 +131,7 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 // countWrong records a failed completion and ends the consent at the fifth.
 func (s *Service) countWrong(ctx context.Context, consent Consent, subject string, wrong *Error) error {
 	consent.Attempts++
-	entry, err := s.consentEntry(ctx, consent, EventConsentFailed, consent.Scopes, string(wrong.Code),
-		fmt.Sprintf("completing call %d of %d refused", consent.Attempts, MaxCodeAttempts))
+	entry, err := s.consentEntry(ctx, consent, EventConsentFailed, consent.Scopes, string(wrong.Code), wrongAttempt(consent.Attempts))
 	if err != nil {
 		return serverError(err)
 	}
@@ -149,6 +148,11 @@ func (s *Service) countWrong(ctx context.Context, consent Consent, subject strin
 		s.dropConsent(ctx, consent, provisional)
 	}
 	return wrong
+}
+
+// wrongAttempt says in an event which wrong completing call it was.
+func wrongAttempt(n int) string {
+	return fmt.Sprintf("completing call %d of %d refused", n, MaxCodeAttempts)
 }
 
 // completeClaimed goes from a proven consent to its connection. Whatever happens, the claim ends.

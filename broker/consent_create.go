@@ -147,11 +147,19 @@ func (s *Service) newConsent(ctx context.Context, caller Caller, req ConsentRequ
 	return s.storeNew(ctx, consent, once, []Entry{entry})
 }
 
+// hasRoom refuses what begins anew while the store has little room left.
+func (s *Service) hasRoom() error {
+	if s.cfg.StoreFull == nil || !s.cfg.StoreFull() {
+		return nil
+	}
+	return &Error{Code: CodeTemporarilyUnavailable, RetryAfter: 30 * time.Second,
+		Description: "the broker's store is nearly full, so no new consent begins; connections that there are go on working"}
+}
+
 // draftConsent is a consent that is not stored yet.
 func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRequest, asked ask) (Consent, error) {
-	if s.cfg.StoreFull != nil && s.cfg.StoreFull() {
-		return Consent{}, &Error{Code: CodeTemporarilyUnavailable, RetryAfter: 30 * time.Second,
-			Description: "the broker's store is nearly full, so no new consent begins; connections that there are go on working"}
+	if err := s.hasRoom(); err != nil {
+		return Consent{}, err
 	}
 	now := s.cfg.Now().UTC()
 	consent := Consent{
@@ -262,22 +270,27 @@ func (s *Service) loadConsent(ctx context.Context, id string) (Consent, error) {
 
 // consentEntry begins an audit entry about the consent, one event a scope.
 func (s *Service) consentEntry(ctx context.Context, c Consent, t EventType, scopes ScopeSet, outcome, reason string) (Entry, error) {
-	entry := Entry{
+	entry := named(ctx, Entry{
 		Type: t, Time: s.cfg.Now().UTC(), Tenant: c.Tenant, Client: c.Client, Subject: c.Subject, Actor: c.Actor, Connector: c.Connector,
 		Connection: c.Connection, Outcome: outcome, Reason: reason, RequestID: c.RequestID, TraceID: c.TraceID,
-	}
+	})
 	if c.Result != "" {
 		entry.Connection = c.Result
 	}
+	var err error
+	entry.Scopes, err = s.eventScopes(scopes, c.Scopes)
+	return entry, err
+}
+
+// named is the entry with the request that is being served, where there is one.
+func named(ctx context.Context, entry Entry) Entry {
 	if id := requestIDOf(ctx); id != "" {
 		entry.RequestID = id
 	}
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
 		entry.TraceID = span.TraceID().String()
 	}
-	var err error
-	entry.Scopes, err = s.eventScopes(scopes, c.Scopes)
-	return entry, err
+	return entry
 }
 
 func (s *Service) link(c Consent) ConsentLink {

@@ -193,6 +193,22 @@ type Audit interface {
 	// Events reads the tenant's events, oldest first. Everything appended before the call is in it. Position as in List;
 	// the last page's position is "".
 	Events(ctx context.Context, tenant string, filter EventFilter, position string, limit int) ([]Event, string, error)
+	// Recent reads the subject's entries of those types, newest first and whole, at most limit. It looks at a bounded number
+	// of entries, other subjects' included: the position, to go on from, may come with fewer than limit, or none. It is
+	// opaque; the first page starts at "", and the last one ends with "".
+	Recent(ctx context.Context, tenant, subject string, types []EventType, position string, limit int) ([]Entry, string, error)
+}
+
+// Portals keeps visits to "My connections". Each has an end of life in the store, an hour behind the end of its phase.
+type Portals interface {
+	// CreatePortal stores a new visit (Version 0) and records the entries. Durable.
+	CreatePortal(ctx context.Context, portal Portal, entries []Entry) (Portal, error)
+	// Portal returns one by its id; the caller checks tenant, client, link or cookie. ErrNotFound.
+	Portal(ctx context.Context, id string) (Portal, error)
+	// UpdatePortal writes the visit if the stored one is still at portal.Version, and records the entries. ErrConflict. Of
+	// several different updates from one version one succeeds; one that is in nothing different is the same write repeated.
+	// Durable.
+	UpdatePortal(ctx context.Context, portal Portal, entries []Entry) (Portal, error)
 }
 
 // Placement tells where a subject's records lie, so that ids can carry it.

@@ -35,6 +35,8 @@ type Caller struct {
 	Client    Client
 	RequestID string
 	TraceID   string // W3C trace id in hex; empty when there is none
+	// Portal is set where a user asks, on the page "My connections": the visit (portal.go). Client is the visit's then.
+	Portal string
 }
 
 // Role is what an operator may do on the dashboard.

@@ -21,6 +21,7 @@ type Config struct {
 	Shared      SharedGrants
 	Revocations Revocations
 	Consents    Consents
+	Portals     Portals
 	Audit       Audit
 	Upstream    Upstream
 	Connectors  Connectors
@@ -94,7 +95,7 @@ func New(cfg Config) (*Service, error) {
 	var missing []string
 	for name, absent := range map[string]bool{
 		"Connections": cfg.Connections == nil, "Refreshes": cfg.Refreshes == nil, "Schedule": cfg.Schedule == nil, "Shared": cfg.Shared == nil, "Revocations": cfg.Revocations == nil,
-		"Consents": cfg.Consents == nil, "Audit": cfg.Audit == nil, "Upstream": cfg.Upstream == nil,
+		"Consents": cfg.Consents == nil, "Portals": cfg.Portals == nil, "Audit": cfg.Audit == nil, "Upstream": cfg.Upstream == nil,
 		"Connectors": cfg.Connectors == nil, "Client": cfg.Client == nil, "Placement": cfg.Placement == nil, "Cursors": cfg.Cursors == nil, "PublicURL": cfg.PublicURL == "",
 		"Owner": cfg.Owner == "", "Now": cfg.Now == nil, "Random": cfg.Random == nil, "Log": cfg.Log == nil,
 	} {

@@ -11,7 +11,7 @@ import (
 func (s *Service) entry(caller Caller, t EventType, subject, connector, connection string) Entry {
 	return Entry{
 		Type: t, Time: s.cfg.Now().UTC(), Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: subject,
-		Connector: connector, Connection: connection, RequestID: caller.RequestID, TraceID: caller.TraceID,
+		Connector: connector, Connection: connection, RequestID: caller.RequestID, TraceID: caller.TraceID, Portal: caller.Portal,
 	}
 }
 

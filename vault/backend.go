@@ -20,7 +20,7 @@ type Backend interface {
 	Indexed(ctx context.Context, queries []IndexQuery) ([][]Indexed, error)
 	// Scored returns, for each query, members of a sorted set by score, lowest first.
 	Scored(ctx context.Context, queries []ScoreQuery) ([][]Scored, error)
-	// Streams returns, for each query, entries of a stream, oldest first.
+	// Streams returns, for each query, entries of a stream, oldest first unless it asks for the newest.
 	Streams(ctx context.Context, queries []StreamQuery) ([][]StreamEntry, error)
 	// Members returns the members of each set.
 	Members(ctx context.Context, keys []string) ([][]string, error)
@@ -211,6 +211,8 @@ type StreamQuery struct {
 	From  string
 	To    string
 	Limit int
+	// Newest: those at the end of the range, newest first.
+	Newest bool
 }
 
 // StreamEntry is an entry with its id.

@@ -241,23 +241,32 @@ func (s *Store) consentFields(c broker.Consent, version int64, wid string) ([]st
 
 // openConsent reads a record. ErrNotFound, ErrNewerFormat, ErrIntegrity.
 func (s *Store) openConsent(id string, record map[string][]byte) (broker.Consent, error) {
-	if len(record) == 0 {
-		return broker.Consent{}, broker.ErrNotFound
-	}
-	if err := checkFormat(string(record[fieldFormat]), consentFormat); err != nil {
-		return broker.Consent{}, fmt.Errorf("consent: %w", err)
-	}
-	version, err := strconv.ParseInt(string(record[fieldVersion]), 10, 64)
-	if err != nil {
-		return broker.Consent{}, fmt.Errorf("consent: version: %w", broker.ErrIntegrity)
-	}
-	plain, err := s.seals.open(record[fieldBody], consentPlace(id, version))
+	body, version, err := openVersioned(s.seals, record, consentFormat, func(version int64) []byte { return consentPlace(id, version) },
+		func(c storedConsent) bool { return c.ID == id })
 	if err != nil {
 		return broker.Consent{}, fmt.Errorf("consent: %w", err)
-	}
-	var body storedConsent
-	if err := json.Unmarshal(plain, &body); err != nil || body.ID != id {
-		return broker.Consent{}, fmt.Errorf("consent: sealed part: %w", broker.ErrIntegrity)
 	}
 	return body.consent(version), nil
+}
+
+// openVersioned reads a record whose sealed part is pinned to its version; is tells that it is of the record that was asked for.
+// ErrNotFound, ErrNewerFormat, ErrIntegrity.
+func openVersioned[T any](seals *sealer, record map[string][]byte, format string, place func(version int64) []byte, is func(T) bool) (body T, version int64, err error) {
+	if len(record) == 0 {
+		return body, 0, broker.ErrNotFound
+	}
+	if err := checkFormat(string(record[fieldFormat]), format); err != nil {
+		return body, 0, err
+	}
+	if version, err = strconv.ParseInt(string(record[fieldVersion]), 10, 64); err != nil {
+		return body, 0, fmt.Errorf("version: %w", broker.ErrIntegrity)
+	}
+	plain, err := seals.open(record[fieldBody], place(version))
+	if err != nil {
+		return body, 0, err
+	}
+	if err := json.Unmarshal(plain, &body); err != nil || !is(body) {
+		return body, 0, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
+	}
+	return body, version, nil
 }

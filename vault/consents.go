@@ -77,19 +77,19 @@ func (s *Store) CreateConsent(ctx context.Context, c broker.Consent, once string
 
 // UpdateConsent implements broker.Consents.
 func (s *Store) UpdateConsent(ctx context.Context, c broker.Consent, entries []broker.Entry) (broker.Consent, error) {
-	id, err := s.contentID("update-consent", c, entries)
+	id, err := s.contentID("update-consent", c.Version, entries, storeConsent(c))
 	if err != nil {
 		return broker.Consent{}, err
 	}
 	return s.writeConsent(ctx, "update consent", c, "", id, entries)
 }
 
-// contentID names a write of a consent by all that it writes: repeated as it was, it has the same name. What tells two that
-// count a wrong code apart are the ids of their events, and two that claim the consent, Claim. The hash is keyed: what is
+// contentID names a write of a consent or a visit by all that it writes: repeated as it was, it has the same name. What tells two
+// that count a wrong code apart are the ids of their events, and two that claim a consent, Claim. The hash is keyed: what is
 // written holds secrets, and the name of a write lies in clear.
-func (s *Store) contentID(operation string, c broker.Consent, entries []broker.Entry, more ...any) (string, error) {
-	parts := []string{operation, strconv.FormatInt(c.Version, 10)}
-	for _, v := range append([]any{storeConsent(c)}, more...) {
+func (s *Store) contentID(operation string, version int64, entries []broker.Entry, content ...any) (string, error) {
+	parts := []string{operation, strconv.FormatInt(version, 10)}
+	for _, v := range content {
 		body, err := json.Marshal(v)
 		if err != nil {
 			return "", fmt.Errorf("name write: %w", err)
@@ -156,14 +156,18 @@ func (s *Store) endOfLife(c broker.Consent) time.Time {
 }
 
 func consentChecks(shard byte, c broker.Consent, id string) []Check {
-	key := consentKey(shard, c.ID)
+	return versionChecks(consentKey(shard, c.ID), consentFormat, c.Version, id)
+}
+
+// versionChecks let a write of that id through if the record is at that version and format; 0: if there is none.
+func versionChecks(key, format string, version int64, id string) []Check {
 	checks := []Check{{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: id}}
-	if c.Version == 0 {
+	if version == 0 {
 		return append(checks, Check{Key: key, Field: fieldVersion, Kind: CheckAbsent})
 	}
 	return append(checks,
-		Check{Key: key, Field: fieldVersion, Kind: CheckEqual, Value: strconv.FormatInt(c.Version, 10)},
-		Check{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: consentFormat},
+		Check{Key: key, Field: fieldVersion, Kind: CheckEqual, Value: strconv.FormatInt(version, 10)},
+		Check{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: format},
 	)
 }
 
@@ -278,7 +282,7 @@ func (s *Store) CompleteConsent(ctx context.Context, consent broker.Consent, con
 	if err != nil {
 		return broker.Connection{}, err
 	}
-	id, err := s.contentID("complete-consent", consent, entries, conn.ID, conn.Generation, storeGrant(grant))
+	id, err := s.contentID("complete-consent", consent.Version, entries, storeConsent(consent), conn.ID, conn.Generation, storeGrant(grant))
 	if err != nil {
 		return broker.Connection{}, err
 	}

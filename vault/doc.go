@@ -24,7 +24,7 @@
 //	tb:{5f}:p          what a look at the store's health wrote, TTL
 //	tb:{5f}:v          consents on other devices by their next poll
 //	tb:{5f}:b:ID       a connector that a tenant made         tb:{5f}:q          the ids of all of those
-//	tb:{5f}:m          the last write of any of those
+//	tb:{5f}:m          the last write of any of those      tb:{5f}:j:ID       visit to "My connections", TTL
 //
 // SUBJECT, ONCE and NAME are keyed hashes. No subject, account, token, link, state or session token is in clear in a key or a value.
 //

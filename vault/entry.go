@@ -26,6 +26,7 @@ type storedEntry struct {
 	Reason     string       `json:"rs,omitempty"`
 	RequestID  string       `json:"rq,omitempty"`
 	TraceID    string       `json:"tr,omitempty"`
+	Portal     string       `json:"po,omitempty"`
 }
 
 type entryEvent struct {
@@ -37,7 +38,7 @@ type entryEvent struct {
 func storeEntry(e broker.Entry) storedEntry {
 	out := storedEntry{
 		Type: string(e.Type), Time: millis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject, Actor: storedActor(e.Actor),
-		Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID,
+		Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
 	}
 	for _, s := range e.Scopes {
 		out.Events = append(out.Events, entryEvent(s))
@@ -50,7 +51,7 @@ func (e storedEntry) entry() broker.Entry {
 	out := broker.Entry{
 		Type: broker.EventType(e.Type), Time: fromMillis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
 		Actor: broker.Actor(e.Actor), Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason,
-		RequestID: e.RequestID, TraceID: e.TraceID,
+		RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
 	}
 	for _, s := range e.Events {
 		out.Scopes = append(out.Scopes, broker.EventScope(s))
@@ -63,7 +64,7 @@ func (e storedEntry) events() []broker.Event {
 	one := broker.Event{
 		Type: broker.EventType(e.Type), Time: fromMillis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
 		Actor: broker.Actor(e.Actor), Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason,
-		RequestID: e.RequestID, TraceID: e.TraceID,
+		RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
 	}
 	if len(e.Events) == 0 {
 		return []broker.Event{one}

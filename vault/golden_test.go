@@ -79,6 +79,12 @@ func TestConsentForm(t *testing.T) {
 	same(t, "consent", storeConsent(consent).consent(consent.Version), consent)
 }
 
+func TestPortalForm(t *testing.T) {
+	portal := filled[broker.Portal]()
+	golden(t, "portal", encoded(t, storePortal(portal)))
+	same(t, "visit", storePortal(portal).portal(portal.Version), portal)
+}
+
 func TestConnectorForm(t *testing.T) {
 	connector := filled[broker.TenantConnector]()
 	golden(t, "connector", encoded(t, storeConnector(connector)))
@@ -100,7 +106,7 @@ func TestEntryForm(t *testing.T) {
 		t.Fatalf("%d events of %d scopes", len(events), len(entry.Scopes))
 	}
 	for i, e := range events {
-		if reflect.ValueOf(e).IsZero() || e.Scope != entry.Scopes[i].Scope || e.ID != entry.Scopes[i].ID || e.TraceID != entry.TraceID {
+		if reflect.ValueOf(e).IsZero() || e.Scope != entry.Scopes[i].Scope || e.ID != entry.Scopes[i].ID || e.TraceID != entry.TraceID || e.Portal != entry.Portal {
 			t.Errorf("event %d: %+v", i, e)
 		}
 	}

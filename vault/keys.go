@@ -50,6 +50,7 @@ func trailsKey(shard byte) string                 { return prefix(shard) + "t" }
 func connectorPrefix(shard byte) string           { return prefix(shard) + "b:" }
 func connectorKey(shard byte, id string) string   { return connectorPrefix(shard) + id }
 func connectorsKey(shard byte) string             { return prefix(shard) + "q" }
+func portalKey(shard byte, id string) string      { return prefix(shard) + "j:" + id }
 func connectorsMarkKey(shard byte) string         { return prefix(shard) + "m" }
 
 // Of what belongs to no subject the name is hashed; the hash's first byte is the shard.

@@ -77,6 +77,7 @@ var (
 	_ broker.Schedule    = (*Store)(nil)
 	_ broker.Revocations = (*Store)(nil)
 	_ broker.Consents    = (*Store)(nil)
+	_ broker.Portals     = (*Store)(nil)
 	_ broker.Audit       = (*Store)(nil)
 	_ broker.Placement   = (*Store)(nil)
 	_ broker.Sessions    = (*Store)(nil)

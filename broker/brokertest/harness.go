@@ -96,7 +96,7 @@ func New(t testing.TB, n int) *Harness {
 		registry := &Registry{Fixed: h}
 		h.Registries = append(h.Registries, registry)
 		s, err := broker.New(broker.Config{
-			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
+			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Portals: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
 			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
 			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
 			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),

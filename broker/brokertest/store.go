@@ -31,6 +31,8 @@ type Store struct {
 	consents map[string]broker.Consent
 	written  map[string]consentWrite // the last one of each consent
 	once     map[string]time.Time
+	portals  map[string]broker.Portal
+	visited  map[string]portalWrite // the last write of each visit
 	shared   map[string]*shared
 	holdings map[string]*holding
 	enlisted map[string]bool
@@ -63,7 +65,7 @@ type alternate struct {
 
 // NewStore makes an empty one.
 func NewStore(now func() time.Time) *Store {
-	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, shared: map[string]*shared{}, holdings: map[string]*holding{}, enlisted: map[string]bool{}}
+	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, portals: map[string]broker.Portal{}, visited: map[string]portalWrite{}, shared: map[string]*shared{}, holdings: map[string]*holding{}, enlisted: map[string]bool{}}
 }
 
 func (s *Store) enter(ctx context.Context, operation string) (func(), error) {
@@ -419,7 +421,7 @@ func (s *Store) Events(ctx context.Context, tenant string, f broker.EventFilter,
 		for _, scope := range e.Scopes {
 			all = append(all, broker.Event{ID: scope.ID, Time: e.Time, Type: e.Type, Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
 				Actor: e.Actor, Connector: e.Connector, Connection: e.Connection, Scope: scope.Scope, Requested: scope.Requested,
-				Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID})
+				Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal})
 		}
 	}
 	all = all[min(from, len(all)):]

@@ -105,7 +105,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		}
 	}
 	if a.service, err = broker.New(broker.Config{
-		Connections: a.store, Refreshes: a.store, Schedule: a.store, Shared: a.store, Revocations: a.store, Consents: a.store, Audit: a.store, Placement: a.store, Cursors: a.store,
+		Connections: a.store, Refreshes: a.store, Schedule: a.store, Shared: a.store, Revocations: a.store, Consents: a.store, Portals: a.store, Audit: a.store, Placement: a.store, Cursors: a.store,
 		Upstream: a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
 		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,

@@ -24,7 +24,7 @@ func needed(key string) [][]any {
 		{"eval", "return 1", "1", key}, {"evalsha", probeScript.sha, "1", key}, {"time"},
 		{"hget", key, "f"}, {"hset", key, "f", "v"}, {"hdel", key, "f"}, {"hincrby", key, "f", "1"}, {"hkeys", key}, {"hgetall", key},
 		{"pexpire", key, "1"}, {"pexpireat", key, "1"}, {"persist", key}, {"del", key},
-		{"sadd", key, "m"}, {"smembers", key}, {"xadd", key, "*", "f", "v"}, {"xrange", key, "-", "+"},
+		{"sadd", key, "m"}, {"smembers", key}, {"xadd", key, "*", "f", "v"}, {"xrange", key, "-", "+"}, {"xrevrange", key, "+", "-"},
 		{"zadd", key, "0", "m"}, {"zrem", key, "m"}, {"zrangebylex", key, "-", "+"}, {"zrangebyscore", key, "0", "1"},
 		{"zremrangebyrank", key, "0", "0"}, {"zremrangebyscore", key, "0", "0"},
 		{"scan", "0"}, {"ping"}, {"set", key, "1", "px", "1"},

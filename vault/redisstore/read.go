@@ -132,6 +132,9 @@ func (s *Store) Scored(ctx context.Context, queries []vault.ScoreQuery) ([][]vau
 func (s *Store) Streams(ctx context.Context, queries []vault.StreamQuery) ([][]vault.StreamEntry, error) {
 	return pipelined(ctx, s, queries,
 		func(pipe redis.Pipeliner, q vault.StreamQuery) *redis.XMessageSliceCmd {
+			if q.Newest {
+				return pipe.XRevRangeN(ctx, q.Key, q.To, q.From, int64(q.Limit))
+			}
 			return pipe.XRangeN(ctx, q.Key, q.From, q.To, int64(q.Limit))
 		},
 		func(cmd *redis.XMessageSliceCmd) ([]vault.StreamEntry, error) {

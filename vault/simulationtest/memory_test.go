@@ -183,7 +183,7 @@ func everything(t *testing.T, ctx context.Context, b vault.Backend) string {
 	say("indexed", indexed, err)
 	scored, err := b.Scored(ctx, []vault.ScoreQuery{{Key: theDues, Max: 2}, {Key: theDues, Max: 9, Limit: 2}, {Key: tag + "none", Max: 9}})
 	say("scored", scored, err)
-	all, err := b.Streams(ctx, []vault.StreamQuery{{Key: stream, From: "-", To: "+", Limit: 1 << 20}, {Key: tag + "a:none", From: "-", To: "+", Limit: 9}})
+	all, err := b.Streams(ctx, []vault.StreamQuery{{Key: stream, From: "-", To: "+", Limit: 1 << 20}, {Key: tag + "a:none", From: "-", To: "+", Limit: 9}, {Key: stream, From: "-", To: "+", Limit: 7, Newest: true}})
 	if err != nil || len(all[0]) < 10 {
 		t.Fatalf("streams: %d, %v", len(all), err)
 	}

@@ -105,7 +105,12 @@ func (m *Memory) Streams(_ context.Context, queries []vault.StreamQuery) ([][]va
 		from, without, _ := bound(q.From, 0)
 		to, withoutEnd, _ := bound(q.To, 1<<62)
 		var out []vault.StreamEntry
-		for _, e := range m.live(q.Key, now).stream {
+		entries := m.live(q.Key, now).stream
+		if q.Newest {
+			entries = slices.Clone(entries)
+			slices.Reverse(entries)
+		}
+		for _, e := range entries {
 			id, _, _ := bound(e.ID, 0)
 			low, high := id.compare(from), id.compare(to)
 			if low < 0 || low == 0 && without || high > 0 || high == 0 && withoutEnd {

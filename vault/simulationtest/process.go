@@ -134,7 +134,7 @@ func (w *world) start(replica int, d *disk) *process {
 		connections = w.plant.Connections(connections)
 	}
 	service, err := broker.New(broker.Config{
-		Connections: connections, Refreshes: refreshes, Schedule: ports, Shared: ports, Revocations: ports, Consents: ports, Audit: ports, Placement: ports, Cursors: ports,
+		Connections: connections, Refreshes: refreshes, Schedule: ports, Shared: ports, Revocations: ports, Consents: ports, Portals: ports, Audit: ports, Placement: ports, Cursors: ports,
 		Upstream: upstream{p}, Connectors: connectors{w.plan.Shared}, PublicURL: "https://broker.example", Owner: p.name,
 		Client: func(id string) (broker.Client, bool) { return client, id == client.ID },
 		Now:    p.now, Random: p.random, Log: log,

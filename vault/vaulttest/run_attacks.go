@@ -247,6 +247,9 @@ func testNothingInClear(r *rig) {
 	if _, err := s.SaveTenantConnector(r.ctx(), ownConnector(r, "drive_c", "canary-secret"), connectorEvent(r, broker.EventConnectorCreated, "drive_c")); err != nil {
 		r.Fatal(err)
 	}
+	if _, err := s.CreatePortal(r.ctx(), newPortal(s, tenant(r), subject), nil); err != nil {
+		r.Fatal(err)
+	}
 	var all bytes.Buffer
 	for _, key := range r.keys("tb:*") {
 		fmt.Fprintln(&all, key)
