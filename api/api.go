@@ -35,6 +35,10 @@ type Tokens interface {
 type Consents interface {
 	CreateConsent(ctx context.Context, caller broker.Caller, req broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error)
 	ConsentStatus(ctx context.Context, caller broker.Caller, id string) (broker.ConsentView, error)
+	// AwaitConsent is ConsentStatus that waits for another status than the known one.
+	AwaitConsent(ctx context.Context, caller broker.Caller, id string, known broker.ConsentStatus, wait time.Duration) (broker.ConsentView, error)
+	// FollowConsent tells every status, until the consent, the caller or this process has come to its end.
+	FollowConsent(ctx context.Context, caller broker.Caller, id string, f broker.Following) error
 	CompleteConsent(ctx context.Context, caller broker.Caller, id string, c broker.Completion) (broker.Connection, error)
 }
 
@@ -80,11 +84,13 @@ type Config struct {
 	// ClientIP tells the address that a request came from, proxies considered. It is logged where a key was refused, and
 	// decides nothing. Left out: it is not logged.
 	ClientIP func(*http.Request) string
-	// Timeout bounds a whole request. It must be longer than a refresh may take, so that a caller hears how it ended, and
+	// Timeout bounds a whole request, what waits for a consent excepted. It must be longer than a refresh may take, so that a caller hears how it ended, and
 	// shorter than the server's WriteTimeout, which would cut the answer off. Default 50 s.
 	Timeout time.Duration
 	// BodyTimeout bounds the arrival of a request's body. Default 10 s.
 	BodyTimeout time.Duration
+	// Heartbeat is how often a stream of events says that it is alive while there is nothing else to say. Default 15 s.
+	Heartbeat time.Duration
 }
 
 // API answers the REST calls. It is an http.Handler for the requests that Register would give it.
@@ -104,6 +110,9 @@ func New(cfg Config) (*API, error) {
 	}
 	if cfg.BodyTimeout <= 0 {
 		cfg.BodyTimeout = 10 * time.Second
+	}
+	if cfg.Heartbeat <= 0 {
+		cfg.Heartbeat = 15 * time.Second
 	}
 	keys, err := newKeyring(cfg.Clients)
 	if err != nil {
@@ -133,7 +142,8 @@ func (a *API) table() []route {
 	return []route{
 		{method: http.MethodPost, path: "/v1/tokens", handle: a.issueToken},
 		{method: http.MethodPost, path: "/v1/consents", handle: a.createConsent},
-		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus},
+		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus, query: []string{"wait", "status"}},
+		{method: http.MethodGet, path: "/v1/consents/:id/events", handle: a.consentEvents},
 		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent},
 		{method: http.MethodGet, path: "/v1/connections", handle: a.listConnections,
 			query: []string{"subject", "connector", "status", "limit", "cursor"}},

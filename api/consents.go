@@ -100,20 +100,39 @@ type consentAnswer struct {
 	Device     *deviceAnswer        `json:"device,omitzero"`
 }
 
+func showConsent(view broker.ConsentView) consentAnswer {
+	return consentAnswer{
+		ID: view.ID, Status: view.Status, Connector: view.Connector, Subject: view.Subject, Scopes: scopeArray(view.Scopes),
+		Binding: view.Binding, Connection: view.Connection, Account: (*account)(view.Account), Error: view.Error,
+		ExpiresAt: stampOrNull(view.ExpiresAt), Device: showDevice(view.Device),
+	}
+}
+
 func (a *API) consentStatus(ctx context.Context, in *request) (answer, error) {
 	id, err := in.pathID("consent")
 	if err != nil {
 		return answer{}, err
 	}
-	view, err := a.cfg.Service.ConsentStatus(ctx, in.caller, id)
+	var f fields
+	known, wait := in.waitFor(&f)
+	if f.err != nil {
+		return answer{}, f.err
+	}
+	if wait == 0 {
+		view, err := a.cfg.Service.ConsentStatus(ctx, in.caller, id)
+		if err != nil {
+			return answer{}, err
+		}
+		return ok(showConsent(view))
+	}
+	ctx, cancel := context.WithTimeout(in.http.Context(), wait+a.cfg.Timeout)
+	defer cancel()
+	in.writeUntil(wait + a.cfg.Timeout)
+	view, err := a.cfg.Service.AwaitConsent(ctx, in.caller, id, known, wait)
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(consentAnswer{
-		ID: view.ID, Status: view.Status, Connector: view.Connector, Subject: view.Subject, Scopes: scopeArray(view.Scopes),
-		Binding: view.Binding, Connection: view.Connection, Account: (*account)(view.Account), Error: view.Error,
-		ExpiresAt: stampOrNull(view.ExpiresAt), Device: showDevice(view.Device),
-	})
+	return ok(showConsent(view))
 }
 
 // completeBody is the body of POST /v1/consents/ID/complete.

@@ -11,6 +11,7 @@
 //	body.go          strict JSON (RFC 8259; no repeated, unknown or differently cased names)
 //	fields.go        what single values may look like
 //	tokens.go and its siblings: one file for each kind of thing, a handler for each call
+//	follow.go        what waits for the status of a consent: long poll and server-sent events
 //	errors.go        the one table from error code to status, and the one writer of errors
 //
 // Beside that stands notices.go: what providers send by themselves comes without an API key, is signed instead, and is not for

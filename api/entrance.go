@@ -27,6 +27,7 @@ type request struct {
 	caller  broker.Caller
 	match   match
 	query   map[string]string
+	began   int // the status of an answer that a handler has begun to write itself
 }
 
 // param returns a path parameter, decoded. A value that cannot be decoded does not occur: net/http refused it.
@@ -78,19 +79,21 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 // write sends the answer and returns its status.
 func (a *API) write(ctx context.Context, in *request, ans answer, err error) int {
 	status, body := ans.status, any(ans.body)
-	header := in.writer.Header()
-	// A token or a link can be in any answer, errors included, so none is ever kept (RFC 6749 section 5.1, threat 45).
-	header.Set("Cache-Control", "no-store")
-	header.Set("Pragma", "no-cache")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Content-Type", "application/json")
-	header.Set("Request-Id", in.id)
+	if in.began != 0 {
+		return in.began // of a stream: what went wrong meanwhile is for the log, and the caller comes again
+	}
+	header := in.header("application/json")
 	if err != nil {
 		f := explain(err, in.id)
 		for name, values := range f.header {
 			header[name] = values
 		}
 		status, body = f.status, f.body
+	}
+	if status == http.StatusNoContent {
+		header.Del("Content-Type")
+		in.writer.WriteHeader(status)
+		return status
 	}
 	text, encodeErr := encode(body)
 	if encodeErr != nil {
@@ -103,6 +106,18 @@ func (a *API) write(ctx context.Context, in *request, ans answer, err error) int
 	in.writer.WriteHeader(status)
 	_, _ = in.writer.Write(text) // the caller went away: nobody is left to tell
 	return status
+}
+
+// header sets what every answer has.
+func (in *request) header(contentType string) http.Header {
+	header := in.writer.Header()
+	// A token or a link can be in any answer, errors included, so none is ever kept (RFC 6749 section 5.1, threat 45).
+	header.Set("Cache-Control", "no-store")
+	header.Set("Pragma", "no-cache")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Type", contentType)
+	header.Set("Request-Id", in.id)
+	return header
 }
 
 // record writes the access log and names the span. No value from the path or the query goes into either (threats 23, 27).

@@ -43,6 +43,8 @@ type fakeService struct {
 	issueToken        func(broker.TokenRequest) (broker.Token, error)
 	createConsent     func(broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error)
 	consentStatus     func(id string) (broker.ConsentView, error)
+	awaitConsent      func(ctx context.Context, id string, known broker.ConsentStatus, wait time.Duration) (broker.ConsentView, error)
+	followConsent     func(ctx context.Context, id string, f broker.Following) error
 	completeConsent   func(id string, c broker.Completion) (broker.Connection, error)
 	listConnections   func(broker.ConnectionQuery) ([]broker.Connection, string, error)
 	getConnection     func(id string) (broker.Connection, error)
@@ -99,6 +101,14 @@ func (f *fakeService) CreateConsent(ctx context.Context, c broker.Caller, r brok
 func (f *fakeService) ConsentStatus(ctx context.Context, c broker.Caller, id string) (broker.ConsentView, error) {
 	f.called(ctx, c, f.consentStatus != nil)
 	return f.consentStatus(id)
+}
+func (f *fakeService) AwaitConsent(ctx context.Context, c broker.Caller, id string, known broker.ConsentStatus, wait time.Duration) (broker.ConsentView, error) {
+	f.called(ctx, c, f.awaitConsent != nil)
+	return f.awaitConsent(ctx, id, known, wait)
+}
+func (f *fakeService) FollowConsent(ctx context.Context, c broker.Caller, id string, following broker.Following) error {
+	f.called(ctx, c, f.followConsent != nil)
+	return f.followConsent(ctx, id, following)
 }
 func (f *fakeService) CompleteConsent(ctx context.Context, c broker.Caller, id string, x broker.Completion) (broker.Connection, error) {
 	f.called(ctx, c, f.completeConsent != nil)

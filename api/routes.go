@@ -13,7 +13,7 @@ import (
 // handler answers one call. It gets a caller that is authenticated and a query whose names are all known.
 type handler func(ctx context.Context, in *request) (answer, error)
 
-// answer is a success: a status and what is encoded as its JSON body.
+// answer is a success: a status and what is encoded as its JSON body; nil with 204.
 type answer struct {
 	status int
 	body   any

@@ -48,10 +48,7 @@ func (s *Service) ConsentStatus(ctx context.Context, caller Caller, id string) (
 	if err != nil {
 		return ConsentView{}, err
 	}
-	if consent.Account, err = s.accountOf(ctx, consent); err != nil {
-		return ConsentView{}, err
-	}
-	return s.view(consent), nil
+	return s.viewOf(ctx, consent)
 }
 
 // accountOf is whose account a consent brought: of a running one as far as it is known, of a finished one that of its

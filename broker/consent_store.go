@@ -21,6 +21,7 @@ func (s *Service) updateConsent(ctx context.Context, consent Consent, entries ..
 	stored, err := s.cfg.Consents.UpdateConsent(ctx, consent, entries)
 	switch {
 	case err == nil:
+		s.followers.wake(stored.ID)
 		if len(entries) > 0 || stored.Status == ConsentCompleted {
 			s.telemetry.consent(ctx, stored.Connector, stored.Status)
 		}

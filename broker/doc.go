@@ -2,8 +2,8 @@
 // imports no network, no store, no encryption and no web framework; what it needs of those is in ports.go.
 //
 // Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
-// consent_browser.go, consent_exchange.go, consent_complete.go and consent_store.go (a consent), direct.go (tokens without a
-// consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
+// consent_browser.go, consent_exchange.go, consent_complete.go, consent_store.go and consent_follow.go (a consent), direct.go
+// (tokens without a consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
 // and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
 // several connections), holders.go (grants that end together), notice.go (providers that say so by themselves),
 // tenantconnector.go, connectoradmin.go and connectorsync.go (connectors that tenants make themselves), portal.go,

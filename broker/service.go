@@ -87,6 +87,8 @@ type Service struct {
 	silences           silences
 	creating           chan struct{} // holds a value while a tenant's connector is made
 
+	followers *followers // of consents: consent_follow.go
+
 	links singleflight.Group // equal consents asked for at the same time
 }
 
@@ -124,7 +126,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), followers: newFollowers(), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1)}
 	s.refresher = newRefresher(s)
 	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
 		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)

@@ -53,6 +53,7 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	wait(main.done, c.ShutdownDelay)
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
+	a.service.EndFollowing() // those who wait for news are answered now, and come again elsewhere
 	failed := main.shutdown(deadline)
 	stop()
 	workers.Wait()
