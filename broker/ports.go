@@ -54,7 +54,8 @@ type Refreshes interface {
 	// records the entries. The refresh token stays, whatever the status. ErrConflict as above.
 	FailRefresh(ctx context.Context, lease Lease, conn Connection, entries []Entry) (Connection, error)
 	// Alternates returns refresh tokens that late commits left, newest first, of the connection's present account alone:
-	// worth one try each when the current one is dead (faults.md, step 8). What waits in the spool for the connection is given to
+	// worth one try each when the current one is dead (faults.md, step 8). Of a grant that several connections hold it begins with
+	// what others have that is newer than the lease. What waits in the spool for the connection is given to
 	// the store first. ErrConflict: that, or somebody else, moved the record on, or the lease on it is another's. With a zero
 	// lease nothing is demanded of the record.
 	Alternates(ctx context.Context, lease Lease, conn Connection) ([]Secret, error)

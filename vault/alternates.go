@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,6 +134,11 @@ func (s *Store) Alternates(ctx context.Context, lease broker.Lease, conn broker.
 			values = append(values, string(v))
 		}
 	}
+	others, err := s.heldElsewhere(ctx, lease)
+	if err != nil {
+		return nil, fmt.Errorf("alternates: %w", err)
+	}
+	tokens = append(tokens, others...)
 	slices.Sort(values) // each begins with its end
 	slices.Reverse(values)
 	for _, v := range values[:min(maxAlternates, len(values))] {
@@ -142,6 +148,46 @@ func (s *Store) Alternates(ctx context.Context, lease broker.Lease, conn broker.
 			continue
 		}
 		tokens = append(tokens, token)
+	}
+	return tokens, nil
+}
+
+// holdersAsked bounds how many of those who hold a grant are looked through for a newer refresh token.
+const holdersAsked = 200
+
+// heldElsewhere are refresh tokens that others who hold the grant have in their own records and that are newer than what its record
+// has, newest first: what the store lost of that, and whoever wrote it can't bring back any more.
+func (s *Store) heldElsewhere(ctx context.Context, lease broker.Lease) ([]broker.Secret, error) {
+	if lease.Shared.Name == "" {
+		return nil, nil
+	}
+	holders, err := s.HeldBy(ctx, lease.Shared.Name, holdersAsked)
+	if err != nil {
+		return nil, err
+	}
+	holders = slices.DeleteFunc(holders, func(c broker.Connection) bool {
+		return c.ID == lease.Connection || c.SharedGrant != lease.Shared.Name || c.SharedGeneration <= lease.Shared.Generation || c.Status != broker.ConnectionActive
+	})
+	slices.SortFunc(holders, func(a, b broker.Connection) int { return cmp.Compare(b.SharedGeneration, a.SharedGeneration) })
+	var tokens []broker.Secret
+	for _, holder := range holders[:min(maxAlternates, len(holders))] {
+		shard, err := shardOf(holder.ID)
+		if err != nil {
+			return nil, err
+		}
+		found, err := s.hashes(ctx, connectionKey(shard, holder.ID))
+		if err != nil {
+			return nil, err
+		}
+		if len(found[0][fieldRefresh]) == 0 || versionOf(found[0], fieldGeneration) != holder.Generation {
+			continue // it moved on, and so did the grant
+		}
+		token, err := s.openRefresh(holder, found[0][fieldRefresh], found[0])
+		if err != nil {
+			s.cfg.Log.ErrorContext(ctx, "refresh token of another holder does not open", "connection", holder.ID, "error", err)
+			continue
+		}
+		tokens = append(tokens, broker.NewSecret(string(token)))
 	}
 	return tokens, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"tokenbroker/broker"
@@ -48,8 +49,8 @@ func (m *remembered) find(record map[string][]byte, now time.Time) finding {
 	if has == m.generation && string(record[fieldWrite]) == m.write {
 		return foundAsWritten
 	}
-	if m.shared != "" && len(record[fieldGeneration]) == 0 {
-		return foundBehind // who holds it is left, and none of its tokens
+	if m.shared != "" && len(record[fieldGeneration]) == 0 && hasHolders(record) {
+		return foundBehind // those who hold it are left, and none of its tokens
 	}
 	if has == 0 || !gone && string(record[fieldFormat]) != m.fields[fieldFormat] {
 		return foundAsWritten // not a record to compare with
@@ -61,6 +62,16 @@ func (m *remembered) find(record map[string][]byte, now time.Time) finding {
 		return foundAsWritten
 	}
 	return m.findConnection(record, has)
+}
+
+// hasHolders tells that somebody holds the shared grant; a lease alone may be of one that ended.
+func hasHolders(record map[string][]byte) bool {
+	for field := range record {
+		if strings.HasPrefix(field, fieldHolder) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *remembered) findConnection(record map[string][]byte, has int64) finding {

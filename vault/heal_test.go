@@ -87,6 +87,7 @@ func TestFind(t *testing.T) {
 		{"shared grant", grant, shared("5", "w5"), foundAsWritten},
 		{"shared grant set back", grant, shared("4", "w4"), foundBehind},
 		{"shared grant set back to its holders alone", grant, shared("", ""), foundBehind},
+		{"shared grant without a holder, leased", grant, map[string][]byte{fieldFormat: []byte(sharedFormat), fieldOwner: []byte("o")}, foundAsWritten},
 		{"shared grant gone on", grant, shared("6", "w6"), foundAsWritten},
 		{"shared grant without holders", grant, nil, foundAsWritten},
 		{"consent at its end of life", &overConsent, nil, foundAsWritten},

@@ -302,6 +302,8 @@ func (w *world) arrives(s *sending) {
 		next := first.gave
 		switch {
 		case first.proc.stoppedBetween(first.lease.at, now), !now.Before(first.lease.at.Add(leaseLasts)) && (next == nil || next.landed.IsZero()):
+		case next != nil && w.shared != nil && s.lease != nil && s.lease.at.Before(next.landed) && !s.lease.at.Before(first.lease.at.Add(leaseLasts)):
+			// In doubt when this lease was taken; the record of a grant that several hold takes a late commit under it.
 		case next != nil && !next.landed.IsZero():
 			// Where the record's own token is dead, there is nothing to lose.
 			if !w.failedOver && w.provider.usable(w.current(s.token.grant.conn)) {

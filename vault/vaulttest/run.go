@@ -61,6 +61,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"shared grant of a spool", testSharedSpool},
 		{"shared grant taken over", testSharedTakenOver},
 		{"holder of a shared grant lost", testSharedHolderLost},
+		{"shared grant that one holder alone has", testSharedHeldElsewhere},
 		{"shared grant of a newer format", testSharedNewerFormat},
 		{"shared lease of two runs", testSharedLeaseOfTwoRuns},
 		{"leavers of a shared grant", testSharedLeavers},

@@ -154,3 +154,38 @@ func testSharedClockAhead(r *rig) {
 		r.Errorf("alice's refresh goes on with other tokens than the newest: %+v, %v", lease.Shared, err)
 	}
 }
+
+// testSharedHeldElsewhere: the store has lost what a consent gave all holders, and nobody remembers it: the connection that was
+// consented for has it, and the others get it there when theirs is dead.
+func testSharedHeldElsewhere(r *rig) {
+	s, before := r.store(), r.keys("*}:g:*")
+	name, conns := r.holders(s, "alice", "bob")
+	key := r.sharedKey(before)
+	setBack := r.savedKeys(key)
+	alice, bob := conns[0], conns[1]
+	generation, err := s.Spread(r.ctx(), name, "consent", r.grant("newer"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	bob.SharedGeneration = generation
+	bob = r.renew(s, bob, "newer")
+	setBack()
+	other := r.store() // that remembers nothing
+	lease, token := r.begin(other, alice, "a")
+	if token != "canary-rt-first-bob" {
+		r.Fatalf("refresh token %q", token)
+	}
+	alternates, err := other.Alternates(r.ctx(), lease, alice)
+	if err != nil || len(alternates) != 1 || alternates[0].Reveal() != "canary-rt-newer" {
+		r.Fatalf("%d alternates, %v", len(alternates), err)
+	}
+	// What the holder has is not newer any more once the grant has moved on.
+	alice, err = other.CommitRefresh(r.ctx(), lease, alice, "", r.grant("newest"), []broker.Entry{entry(broker.EventTokenRefreshed, alice)})
+	if err != nil {
+		r.Fatal(err)
+	}
+	lease, token = r.begin(other, alice, "b")
+	if alternates, err = other.Alternates(r.ctx(), lease, alice); err != nil || len(alternates) != 0 || token != "canary-rt-newest" {
+		r.Fatalf("afterwards %d alternates, refresh token %q, %v", len(alternates), token, err)
+	}
+}
