@@ -104,7 +104,10 @@ func TestDocumentHasThePages(t *testing.T) {
 		}
 	}
 	slices.Sort(pages)
-	want := []string{"GET /connect/{link}", "GET /dashboard", "GET /oauth2/callback/{connector}", "POST /connect/{link}"}
+	want := []string{
+		"GET /connect/{link}", "GET /consent/{id}", "GET /dashboard", "GET /oauth2/callback/{connector}", "GET /oauth2/login/{client}",
+		"POST /connect/{link}", "POST /consent/{id}",
+	}
 	if !slices.Equal(pages, want) {
 		t.Errorf("pages are %q, want %q", pages, want)
 	}
