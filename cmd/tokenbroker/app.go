@@ -16,6 +16,7 @@ import (
 	"tokenbroker/api"
 	"tokenbroker/broker"
 	"tokenbroker/providers"
+	"tokenbroker/providers/login"
 	"tokenbroker/vault"
 	"tokenbroker/vault/redisstore"
 	"tokenbroker/web"
@@ -39,6 +40,7 @@ type app struct {
 	backend   *redisstore.Store
 	store     *vault.Store
 	registry  *providers.Registry
+	logins    *login.Clients
 	service   *broker.Service
 	ready     *readiness
 	full      atomic.Bool  // checkMemory
@@ -95,18 +97,25 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	clients := map[string]broker.Client{}
+	var logins []login.ClientConfig
 	var keys []api.ClientKey
 	var tenants []string
 	for _, client := range c.Clients {
 		clients[client.Client.ID] = client.Client
 		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256})
+		if client.Login != nil {
+			logins = append(logins, *client.Login)
+		}
 		if !slices.Contains(tenants, client.Client.Tenant) {
 			tenants = append(tenants, client.Client.Tenant)
 		}
 	}
+	if a.logins, err = login.New(login.Config{Clients: logins, Now: time.Now}); err != nil {
+		return err
+	}
 	if a.service, err = broker.New(broker.Config{
 		Connections: a.store, Refreshes: a.store, Schedule: a.store, Shared: a.store, Revocations: a.store, Consents: a.store, Portals: a.store, Audit: a.store, Placement: a.store, Cursors: a.store,
-		Upstream: a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry,
+		Upstream: a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
 		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
@@ -319,6 +328,9 @@ func (a *app) close() {
 	}
 	if a.registry != nil {
 		a.registry.Close()
+	}
+	if a.logins != nil {
+		a.logins.Close()
 	}
 	if a.backend != nil {
 		_ = a.backend.Close()

@@ -14,6 +14,7 @@ import (
 
 	"tokenbroker/broker"
 	"tokenbroker/providers"
+	"tokenbroker/providers/login"
 	"tokenbroker/vault"
 )
 
@@ -61,10 +62,11 @@ type DashboardConfig struct {
 	TokenSHA256 string // 64 lower-case hex digits, or "": the dashboard is not enabled
 }
 
-// ClientConfig is a client with the hashes of its API keys.
+// ClientConfig is a client with the hashes of its API keys, and with what only its edges need.
 type ClientConfig struct {
 	Client    broker.Client
 	KeySHA256 [][32]byte
+	Login     *login.ClientConfig // where its users sign in at their organisation; nil: nowhere
 }
 
 // LoadConfig reads and checks the file, and opens the keyset that it names. An error of type *configError lists all that

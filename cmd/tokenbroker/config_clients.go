@@ -18,7 +18,7 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 	firstKey := map[[32]byte]string{}
 	for i, n := range nodes {
 		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins",
-			"manage_connectors", "own_connectors")
+			"manage_connectors", "own_connectors", "login")
 		if !ok {
 			continue
 		}
@@ -42,7 +42,9 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 		returnTo, _ := c.texts("return_to", returnURL)
 		origins, _ := c.texts("origins", webOrigin)
 		client.ReturnTo, client.Origins = plain(returnTo), plain(origins)
-		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey)})
+		login := c.login(id)
+		client.Login = login != nil
+		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login})
 	}
 	return out
 }
