@@ -2,7 +2,7 @@
 // imports no network, no store, no encryption and no web framework; what it needs of those is in ports.go.
 //
 // Read in this order: issue.go (a token), refresh.go and refresh_store.go (a refresh), consent_create.go,
-// consent_browser.go, consent_exchange.go, consent_complete.go, consent_store.go and consent_follow.go (a consent), direct.go
+// consent_browser.go, consent_exchange.go, consent_complete.go, consent_login.go, consent_store.go and consent_follow.go (a consent), direct.go
 // (tokens without a consent), device.go (a consent on another device), revoke.go, sweep.go, early.go (refreshing ahead of need), circuit.go
 // and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
 // several connections), holders.go (grants that end together), notice.go (providers that say so by themselves),
@@ -46,7 +46,8 @@
 // With binding "return" the provider's code is redeemed in complete; with binding "code" at the callback, and what it gave
 // stays out of reach until the code was typed in the chat. Each write on the way is repeated until it is known what became of
 // it (consent_store.go): an error of the store never costs the grant. Either way the chat's own backend says who is there: whoever
-// only has the link can attach nobody's account to anything. With binding "device" there is no link, and no such proof: device.go
+// only has the link can attach nobody's account to anything. With binding "login" the person's own organisation says it, before
+// the provider is asked, and the callback completes (consent_login.go; login.go is the sign-in by itself). With binding "device" there is no link, and no such proof: device.go
 // has that flow.
 //
 // # A connection

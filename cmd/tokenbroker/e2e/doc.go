@@ -27,6 +27,9 @@
 //	SIGTERM with work in flight                    TestShutdownWithFlowsInFlight
 //	a record of a newer format                     TestNewerRecord
 //
+// What people may try with links and accounts of others: TestForwardedLinkInThreeJars, and with a sign-in at their organisation
+// TestConsentWithLogin.
+//
 // A clock that jumps has no test here: there is no clean way to give one process another clock. Time is a port of package
 // broker, and its simulation moves it.
 //
