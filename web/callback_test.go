@@ -174,7 +174,7 @@ func TestFinishedPages(t *testing.T) {
 		finish broker.Finish
 		want   []string
 	}{
-		{webtest.Code(), []string{`<output id="code" dir="ltr">WDJB-MJHT</output>`, "Ada Lovelace", "ada@example.com", "close this page: nothing will be connected", `data-status="awaiting_completion"`, " data-waiting>"}},
+		{webtest.Code(), []string{`<output id="code" dir="ltr" aria-labelledby="code-for">WDJB-MJHT</output>`, "Ada Lovelace", "ada@example.com", "close this page: nothing will be connected", `data-status="awaiting_completion"`, " data-waiting>"}},
 		{finish(broker.ConsentAwaitingCompletion, ""), []string{"Go back to <bdi>Acme Chat</bdi>"}},
 		{finish(broker.ConsentCompleted, ""), []string{"<bdi>Google Drive</bdi> is connected"}},
 		{finish(broker.ConsentDenied, ""), []string{"Nothing was connected"}},

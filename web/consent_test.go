@@ -18,7 +18,7 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	status(t, res, http.StatusOK)
 	page := body(t, res)
 	contains(t, page, `<html lang="en" dir="ltr">`, "Acme Chat", "Google Drive", "Google", "See and download all your files", "Sensitive",
-		"drive.readonly", "learns whose account this is", "<code>openid</code> <span class=\"muted\">added", `<h3 class="sr">See</h3>`, `value="continue"`, `value="cancel"`, "short code", "9 more minutes")
+		"drive.readonly", "learns whose account this is", "<code>openid</code> <span class=\"muted\">added", `<h3>See</h3>`, `value="continue"`, `value="cancel"`, "short code", "9 more minutes")
 	lacks(t, page, "<script>", "style=", "onclick", ">New<")
 	if total := len(page) + len(body(t, s.get("/static/site.css"))) + len(body(t, s.get("/static/consent.js"))) + len(body(t, s.get("/static/icon.svg"))); total > 60<<10 {
 		t.Errorf("the page is %d bytes in all", total)

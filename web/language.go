@@ -21,6 +21,8 @@ type frame struct {
 	Lang      *lang
 	Title     string // plain text
 	Dashboard bool
+	Style     string         // address of the client's own colours, if it has a theme
+	Logo      string         // address of the client's logo, if it has one
 	Languages []languageLink // at the foot; none where loading the page anew would not show the same
 	// Names are values that any text of the page may name: Client, Connector, Provider.
 	Names map[string]any

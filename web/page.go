@@ -30,6 +30,7 @@ func loadPages(a assets) (pages, error) {
 		"permissions": func(page consentPage, groups []permissionGroup, isNew bool) permissionList {
 			return permissionList{page, groups, isNew}
 		},
+		"whose": func(label template.HTML, account *accountView) labelled { return labelled{label, account} },
 	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse layout: %w", err)

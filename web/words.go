@@ -2,6 +2,7 @@ package web
 
 import (
 	"encoding/json"
+	"html/template"
 	"net/url"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type consentPage struct {
 	Client    string
 	Connector string
 	Provider  string
+	Glyph     string // what the connector is for; empty: it has its letter alone
 	Kind      string // connect, renew or more: which words its head has
 	Account   *accountView
 	Groups    []permissionGroup // what is asked; of a renewal that asks for more, only that
@@ -63,7 +65,8 @@ var accessOrder = []broker.Access{broker.AccessRead, broker.AccessChange, broker
 func consentView(f frame, p broker.ConsentPage, left time.Duration, nonce broker.Secret) consentPage {
 	v := consentPage{
 		frame: f, Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
-		Account: viewAccount(p.Account), Kind: "connect", ByCode: p.Binding == broker.BindingCode, ByLogin: p.Binding == broker.BindingLogin,
+		Account: viewAccount(p.Account), Glyph: glyphs[p.Connector.Category], Kind: "connect",
+		ByCode: p.Binding == broker.BindingCode, ByLogin: p.Binding == broker.BindingLogin,
 		Minutes: max(1, int((left+30*time.Second)/time.Minute)), Nonce: nonce.Reveal(),
 	}
 	if v.Connector == "" {
@@ -188,6 +191,12 @@ func finishView(fr frame, f broker.Finish) finishPage {
 type accountView struct {
 	Main   string
 	Detail string
+}
+
+// labelled is an account and what it is to the user.
+type labelled struct {
+	Label   template.HTML
+	Account *accountView
 }
 
 func viewAccount(a *broker.Account) *accountView {

@@ -22,9 +22,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 		b.with(t, phone)
 		b.do(t, chromedp.Navigate(s.url+"/connect/"+webtest.Link), chromedp.WaitVisible(chromedp.CSS("button.primary")))
 		b.wellMade(t)
-		b.shoot(t, "consent", desktop)
-		b.shoot(t, "consent", phoneDark)
-		b.shoot(t, "consent", phone)
 		b.do(t, chromedp.Click(chromedp.CSS(`button[value="continue"]`)), chromedp.WaitVisible(chromedp.CSS("#code")))
 
 		post := s.lastPost()
@@ -55,8 +52,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 			t.Error("the copy button did not appear")
 		}
 		b.wellMade(t)
-		b.shoot(t, "code", desktop)
-		b.shoot(t, "code", phone)
 		b.quiet(t)
 	})
 
@@ -75,7 +70,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 		if s.service.Count("CancelConsent") != 1 || s.service.Count("StartConsent") != 0 {
 			t.Errorf("asked %v", s.service.Calls())
 		}
-		b.shoot(t, "cancelled", phone)
 	})
 
 	t.Run("another site posts the form", func(t *testing.T) {
@@ -90,7 +84,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 			t.Error("another site started a consent")
 		}
 		b.wellMade(t)
-		b.shoot(t, "refused", phone)
 		b.quiet(t)
 	})
 
@@ -117,7 +110,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 		if got := ask(t, popup, chromedp.Text(chromedp.CSS("h1"))); got != "Google Drive is connected" {
 			t.Errorf("the page says %q", got)
 		}
-		popup.shoot(t, "connected", phone)
 		ask(t, b, chromedp.Poll[bool](`heard.length === 2 && heard[1].data.status === "completed" && heard[1].data.consent === "cs_1"`))
 		asked := s.service.Count("FinishedConsent")
 		popup.do(t, chromedp.Click(chromedp.CSS("#close")))
@@ -145,7 +137,6 @@ func TestConsentPagesInChromium(t *testing.T) {
 		b := openTab(t, browser)
 		b.do(t, chromedp.Navigate(s.url+"/connect/unknown"), chromedp.WaitVisible(chromedp.CSS("h1")))
 		b.wellMade(t)
-		b.shoot(t, "dead-link", phone)
 		b.quiet(t)
 	})
 }

@@ -4,5 +4,7 @@
 //
 //	go test ./web/e2e -shots
 //
-// It has tests only, and they need the program: apt-get install -y chromium
+// axe_test.go holds every page against axe-core (testdata/axe-core), in every language, light and dark.
+//
+// It has tests only, and they need the program, and fonts for Japanese to look at: apt-get install -y chromium fonts-ipafont-gothic
 package e2e

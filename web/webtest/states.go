@@ -23,13 +23,14 @@ func ConsentStates(now time.Time) map[string]broker.ConsentPage {
 	renewed.Scopes = append([]broker.PageScope(nil), more.Scopes...)
 	renewed.Scopes[1].New = false
 	renewed.Expires = now.Add(time.Minute)
+	login := Page(now, broker.BindingLogin)
 	whole := Page(now, broker.BindingReturn)
 	whole.Scopes = []broker.PageScope{{ScopeInfo: broker.ScopeInfo{Description: "See and change the pages that you pick, as far as the integration's settings at Notion allow", Access: broker.AccessChange}}}
 	whole.Connector = broker.Connector{ID: "notion", Name: "Notion", Provider: "Notion", Category: "documents"}
 	unknown := whole
 	unknown.Scopes = nil
 	return map[string]broker.ConsentPage{
-		"code": Page(now, broker.BindingCode), "return": Page(now, broker.BindingReturn), "full": full, "more": more, "renewed": renewed, "whole": whole, "unknown": unknown,
+		"code": Page(now, broker.BindingCode), "return": Page(now, broker.BindingReturn), "full": full, "login": login, "more": more, "renewed": renewed, "whole": whole, "unknown": unknown,
 	}
 }
 
@@ -42,8 +43,15 @@ func FinishStates() map[string]broker.Finish {
 	}
 	connected := Code()
 	connected.Status, connected.UserCode = broker.ConsentCompleted, broker.Secret{}
+	changed := Code()
+	changed.Previous = &broker.Account{ID: "77", Name: "Grace Hopper", Email: "grace@example.com"}
+	replace, retry := changed, Code()
+	replace.UserCode, replace.Binding = broker.Secret{}, broker.BindingLogin
+	retry.UserCode, retry.Binding = broker.Secret{}, broker.BindingLogin
 	states := map[string]broker.Finish{
-		"code": Code(), "back": end(broker.ConsentAwaitingCompletion, ""), "connected": connected, "denied": Denied(),
+		"replace": replace, "retry": retry,
+		"changed": changed,
+		"code":    Code(), "back": end(broker.ConsentAwaitingCompletion, ""), "connected": connected, "denied": Denied(),
 		"expired": end(broker.ConsentExpired, ""), "pending": end(broker.ConsentStarted, ""), "failed": end(broker.ConsentFailed, "unheard_of"),
 	}
 	for _, code := range []string{

@@ -1,0 +1,114 @@
+package e2e
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+)
+
+// axe-core, as npm has it, unchanged, with its licence (MPL 2.0) beside it. It comes into the page over the debugger's protocol: the
+// pages' policy would not let it in.
+//
+//go:embed testdata/axe-core/axe.min.js
+var axeSource string
+
+// axeRun lists what is wrong with the page, by rule and place. Best practices are held as well as WCAG.
+const axeRun = `axe.run(document, {resultTypes: ["violations"]}).then((r) => JSON.stringify(
+  r.violations.map((v) => ({rule: v.id, help: v.help, where: v.nodes.map((n) => n.target.join(" ") + ": " + n.html.slice(0, 120))}))))`
+
+type violation struct {
+	Rule, Help string
+	Where      []string
+}
+
+// axe reports the page's violations.
+func (b *tab) axe(t *testing.T, what string) {
+	t.Helper()
+	var found []violation
+	if err := json.Unmarshal([]byte(ask(t, b, chromedp.Evaluate[string](axeRun, chromedp.EvalAwaitPromise))), &found); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range found {
+		t.Errorf("%s: %s (%s): %q", what, v.Rule, v.Help, v.Where)
+	}
+}
+
+// withAxe loads axe-core into every page that the tab opens from now on.
+func (b *tab) withAxe(t *testing.T) {
+	t.Helper()
+	if _, err := chromedp.Call(b.ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: axeSource}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// scheme changes the colours alone, which is quicker than with.
+func (b *tab) scheme(t *testing.T, scheme string) {
+	t.Helper()
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAxe runs axe-core on every state of every page that users see, in every language, light and dark: no violation.
+func TestAxe(t *testing.T) {
+	s, states := newGallery(t)
+	browser := startBrowser(t)
+	type job struct {
+		state
+		lang string
+	}
+	var jobs []job
+	for _, st := range states {
+		for _, lang := range languages {
+			jobs = append(jobs, job{st, lang})
+		}
+	}
+	const tabs = 2
+	for n := range tabs {
+		t.Run(fmt.Sprint("tab ", n), func(t *testing.T) {
+			t.Parallel()
+			b := openTab(t, browser)
+			b.withAxe(t)
+			b.with(t, phone)
+			for i := n; i < len(jobs); i += tabs {
+				j := jobs[i]
+				b.do(t, chromedp.Navigate(s.url+j.path+"?lang="+j.lang), chromedp.WaitVisible(chromedp.CSS("h1")))
+				for _, scheme := range []string{"light", "dark"} {
+					b.scheme(t, scheme)
+					b.axe(t, fmt.Sprintf("%s in %s, %s", j.name, j.lang, scheme))
+				}
+			}
+		})
+	}
+}
+
+// TestAxeFinds shows it a page that is wrong: without this, silence would prove nothing.
+func TestAxeFinds(t *testing.T) {
+	s, _ := newGallery(t)
+	b := openTab(t, startBrowser(t))
+	b.withAxe(t)
+	b.do(t, chromedp.Navigate(s.url+"/connect/full"), chromedp.WaitVisible(chromedp.CSS("h1")))
+	ask(t, b, chromedp.Evaluate[bool](`(() => {
+	  document.documentElement.lang = "";
+	  document.querySelector(".lead").style.color = "#bbb"; // set by the debugger's script, so no policy is asked
+	  document.querySelector("button").textContent = "";
+	  return true;
+	})()`))
+	var found []violation
+	if err := json.Unmarshal([]byte(ask(t, b, chromedp.Evaluate[string](axeRun, chromedp.EvalAwaitPromise))), &found); err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range []string{"html-has-lang", "color-contrast", "button-name"} {
+		if !slices.ContainsFunc(found, func(v violation) bool { return v.Rule == rule }) {
+			t.Errorf("axe did not find %s, only %v", rule, found)
+		}
+	}
+}

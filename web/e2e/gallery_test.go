@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"tokenbroker/broker"
+	"tokenbroker/web/webtest"
+)
+
+// languages of the pages; the test of package web holds the list.
+var languages = []string{"en", "ar", "de", "es", "fr", "ja", "pt"}
+
+// state is one page in one state, at an address of the gallery.
+type state struct{ name, path string }
+
+// newGallery is a site on which every state of every page that users see has an address of its own.
+func newGallery(t *testing.T) (*site, []state) {
+	t.Helper()
+	s := newSite(t)
+	consents, ends := webtest.ConsentStates(time.Now()), webtest.FinishStates()
+	troubles := map[string]broker.Code{
+		"elsewhere": broker.CodeAccessDenied, "misconfigured": broker.CodeProviderMisconfigured, "busy": broker.CodeTemporarilyUnavailable,
+	}
+	s.service.Open = func(link broker.Secret) (broker.ConsentPage, error) {
+		if code, ok := troubles[link.Reveal()]; ok {
+			return broker.ConsentPage{}, broker.Errorf(code, "x")
+		}
+		p, ok := consents[link.Reveal()]
+		if !ok {
+			return broker.ConsentPage{}, broker.Errorf(broker.CodeNotFound, "x")
+		}
+		return p, nil
+	}
+	s.service.Again = func(id string, _ func(string) broker.Secret) (broker.Finish, error) {
+		f, ok := ends[strings.ReplaceAll(id, "_in_", " ")]
+		if !ok {
+			return broker.Finish{}, broker.Errorf(broker.CodeNotFound, "x")
+		}
+		return f, nil
+	}
+	var states []state
+	for _, name := range slices.Sorted(maps.Keys(consents)) {
+		states = append(states, state{"consent-" + name, "/connect/" + name})
+	}
+	for _, name := range slices.Sorted(maps.Keys(ends)) {
+		if !strings.Contains(name, " ") { // those differ in one sentence
+			states = append(states, state{"finish-" + name, "/consent/" + name})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(troubles)) {
+		states = append(states, state{"message-" + name, "/connect/" + name})
+	}
+	return s, append(states, state{"message-dead-link", "/connect/no-such-link"}, state{"message-gone", "/consent/no-such-consent"})
+}
+
+// TestGallery looks at every state on a phone and on a desk, and keeps the pictures.
+func TestGallery(t *testing.T) {
+	s, states := newGallery(t)
+	b := openTab(t, startBrowser(t))
+	for _, st := range states {
+		b.do(t, chromedp.Navigate(s.url+st.path), chromedp.WaitVisible(chromedp.CSS("h1")))
+		b.wellMade(t)
+		b.shoot(t, st.name, phone)
+		b.shoot(t, st.name, desktop)
+	}
+	for _, more := range []struct{ name, path string }{
+		{"consent-full-ar", "/connect/full?lang=ar"}, {"consent-more-ja", "/connect/more?lang=ja"}, {"finish-code-de", "/consent/code?lang=de"},
+	} {
+		b.do(t, chromedp.Navigate(s.url+more.path), chromedp.WaitVisible(chromedp.CSS("h1")))
+		b.shoot(t, more.name, phone)
+	}
+	b.do(t, chromedp.Navigate(s.url+"/connect/full?lang=en"), chromedp.WaitVisible(chromedp.CSS("h1")))
+	b.shoot(t, "consent-full", phoneDark)
+	b.shoot(t, "consent-full", desktopDark)
+	b.do(t, chromedp.Navigate(s.url+"/consent/code"), chromedp.WaitVisible(chromedp.CSS("h1")))
+	b.shoot(t, "finish-code", phoneDark)
+	b.quiet(t)
+}
