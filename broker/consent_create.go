@@ -114,7 +114,7 @@ func (s *Service) findPending(ctx context.Context, caller Caller, req ConsentReq
 	}
 	for _, c := range open {
 		if s.statusOf(c) == ConsentPending && c.Client == caller.Client.ID && c.Connector == req.Connector && c.Connection == req.Connection &&
-			c.Binding == bindingOf(caller.Client, req) && c.ReturnTo == req.ReturnTo && c.State == req.State && c.Scopes.Covers(asked.scopes) && asked.scopes.Union(c.Scopes.Minus(c.Added)).Covers(c.Scopes) {
+			c.Binding == bindingOf(caller.Client, req.ReturnTo) && c.ReturnTo == req.ReturnTo && c.State == req.State && c.Scopes.Covers(asked.scopes) && asked.scopes.Union(c.Scopes.Minus(c.Added)).Covers(c.Scopes) {
 			return c, true, nil
 		}
 	}
@@ -161,7 +161,7 @@ func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRe
 	now := s.cfg.Now().UTC()
 	consent := Consent{
 		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Actor: req.Actor, Connector: asked.connector.ID,
-		Scopes: asked.scopes, Added: asked.scopes, Connection: req.Connection, Binding: bindingOf(caller.Client, req), ReturnTo: req.ReturnTo, State: req.State,
+		Scopes: asked.scopes, Added: asked.scopes, Connection: req.Connection, Binding: bindingOf(caller.Client, req.ReturnTo), ReturnTo: req.ReturnTo, State: req.State,
 		Status: ConsentPending, Deadline: now.Add(LinkLife), CreatedAt: now, RequestID: caller.RequestID, TraceID: caller.TraceID,
 	}
 	if req.Connection != "" {
@@ -183,12 +183,12 @@ func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRe
 	return consent, nil
 }
 
-// bindingOf is how a consent that the client asks for is tied to its user.
-func bindingOf(client Client, req ConsentRequest) Binding {
+// bindingOf is how a consent or a visit that the client asks for is tied to its user.
+func bindingOf(client Client, returnTo string) Binding {
 	switch {
 	case client.Login:
 		return BindingLogin
-	case req.ReturnTo != "":
+	case returnTo != "":
 		return BindingReturn
 	}
 	return BindingCode

@@ -110,6 +110,8 @@ func (s *Service) finishLogin(ctx context.Context, cb LoginCallback) (LoginFinis
 	switch purpose {
 	case loginForConsent:
 		return s.finishConsentLogin(ctx, id, cb)
+	case loginForPortal:
+		return s.finishPortalLogin(ctx, id, cb)
 	}
 	return LoginFinish{}, errBadState()
 }

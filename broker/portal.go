@@ -18,6 +18,8 @@ import (
 //	                     │                   ├ five wrong codes or persons ▶ ended  │
 //	                     └ 10 min ▶ expired ◀┴ the code's time is up                └ 15 min ▶ expired
 //
+// With binding login the person signs in at the tenant's own OpenID Provider in place of all that (portal_login.go).
+//
 // This file has the types and the client's half; portal_browser.go the browser's, portal_list.go what an open visit shows.
 
 // PortalLife is how long an open visit lasts, whatever is done in it: looking at a page writes nothing, so there is no idle time
@@ -57,6 +59,10 @@ type Portal struct {
 	// TicketDigest is of what complete gave the client to send the browser on with (binding return): set from then until that
 	// browser has come.
 	TicketDigest string
+	// Login is the sign-in at the tenant's own OpenID Provider, of a started visit of binding login. Claim names the taking of its
+	// answer, so that two callbacks at once are two writes.
+	Login LoginRun
+	Claim string
 
 	RequestID string
 	TraceID   string
@@ -107,11 +113,8 @@ func (s *Service) CreatePortal(ctx context.Context, caller Caller, req PortalReq
 	}
 	now := s.cfg.Now().UTC()
 	portal := Portal{
-		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Binding: BindingCode, ReturnTo: req.ReturnTo, State: req.State,
+		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Binding: bindingOf(caller.Client, req.ReturnTo), ReturnTo: req.ReturnTo, State: req.State,
 		Status: PortalPending, Deadline: now.Add(LinkLife), CreatedAt: now, RequestID: caller.RequestID, TraceID: caller.TraceID,
-	}
-	if req.ReturnTo != "" {
-		portal.Binding = BindingReturn
 	}
 	var err error
 	if portal.ID, err = s.ids().record(portal.Tenant, portal.Subject); err != nil {
@@ -159,6 +162,10 @@ func (s *Service) completePortal(ctx context.Context, caller Caller, id string, 
 		portal, err := s.portalOf(ctx, caller, id)
 		if err != nil {
 			return PortalEntrance{}, err
+		}
+		if portal.Binding == BindingLogin {
+			return PortalEntrance{}, s.portalRefused(ctx, portal, "completed, though the user signs in",
+				Errorf(CodeInvalidRequest, "this visit opens by itself once its user has signed in; nothing has to be completed"))
 		}
 		switch status := s.portalStatusOf(portal); {
 		case status == PortalPending:
@@ -236,7 +243,7 @@ func (s *Service) countWrongAtPortal(ctx context.Context, portal Portal, wrong *
 
 // endedPortal is the visit at its end, without anything that only a running one needs.
 func endedPortal(p Portal) Portal {
-	p.Status, p.CompletionCode, p.TicketDigest = PortalEnded, Secret{}, ""
+	p.Status, p.CompletionCode, p.TicketDigest, p.Login, p.Claim = PortalEnded, Secret{}, "", LoginRun{}, ""
 	return p
 }
 

@@ -22,7 +22,8 @@ type PortalStart struct {
 	CookieName string
 	Cookie     Secret
 	MaxAge     time.Duration
-	// Location is the client's return_to with the code (binding return); zero: the page at ID shows the code to type.
+	// Location is the client's return_to with the code (binding return), or the tenant's OpenID Provider (binding login); zero:
+	// the page at ID shows the code to type.
 	Location Secret
 }
 
@@ -57,10 +58,11 @@ func (s *Service) portalByLink(ctx context.Context, link Secret) (Portal, Client
 	return portal, client, nil
 }
 
-// StartPortal makes the visit this browser's, and makes the code by which the client can vouch for who sits there. The same
-// browser may start again (the back button): the earlier code is void then. Another browser may not.
+// StartPortal makes the visit this browser's, and begins what shows who sits there: a code by which the client can vouch for
+// them, or a sign-in. The same browser may start again (the back button): what was begun before is void then. Another browser
+// may not.
 func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name string) Secret) (PortalStart, error) {
-	portal, _, err := s.portalByLink(ctx, link)
+	portal, client, err := s.portalByLink(ctx, link)
 	if err != nil {
 		return PortalStart{}, err
 	}
@@ -72,15 +74,27 @@ func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name
 	if err != nil {
 		return PortalStart{}, serverError(err)
 	}
-	life := ReturnCodeLife
-	if portal.Binding == BindingReturn {
-		portal.CompletionCode, err = s.ids().secret(32)
-	} else {
-		portal.CompletionCode, err = s.ids().userCode()
+	start := PortalStart{ID: portal.ID, CookieName: cookieName(portal.ID), Cookie: browser}
+	var life time.Duration
+	switch portal.Binding {
+	case BindingLogin:
+		life = FlowLife
+		portal, start.Location, err = s.startLoginAtPortal(ctx, portal, client, browser)
+	case BindingReturn:
+		life = ReturnCodeLife
+		if portal.CompletionCode, err = s.ids().secret(32); err == nil {
+			start.Location = returnTo(portal.ReturnTo, "portal", portal.ID, portal.CompletionCode, "", portal.State)
+		}
+	default:
 		life = ProvisionalLife
+		portal.CompletionCode, err = s.ids().userCode()
 	}
 	if err != nil {
-		return PortalStart{}, serverError(err)
+		var public *Error
+		if !errors.As(err, &public) {
+			err = serverError(err)
+		}
+		return PortalStart{}, err
 	}
 	portal.Status, portal.BrowserDigest, portal.Deadline = PortalStarted, browser.Digest(), s.cfg.Now().UTC().Add(life)
 	// A crash after this write leaves a visit whose cookie nobody has: the link is dead, and the chat makes a new one.
@@ -90,10 +104,7 @@ func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name
 		}
 		return PortalStart{}, err
 	}
-	start := PortalStart{ID: portal.ID, CookieName: cookieName(portal.ID), Cookie: browser, MaxAge: life + ReturnCodeLife + PortalLife}
-	if portal.Binding == BindingReturn {
-		start.Location = returnTo(portal.ReturnTo, "portal", portal.ID, portal.CompletionCode, "", portal.State)
-	}
+	start.MaxAge = life + ReturnCodeLife + PortalLife
 	return start, nil
 }
 

@@ -18,30 +18,33 @@ import (
 const portalFormat = "1"
 
 type storedPortal struct {
-	ID             string `json:"id"`
-	Tenant         string `json:"t"`
-	Client         string `json:"cl"`
-	Subject        string `json:"sub"`
-	Binding        string `json:"bd"`
-	ReturnTo       string `json:"rt,omitempty"`
-	State          string `json:"cs,omitempty"`
-	Link           string `json:"lk"`
-	Status         string `json:"st"`
-	Deadline       int64  `json:"dl"`
-	CreatedAt      int64  `json:"ca"`
-	BrowserDigest  string `json:"bw,omitempty"`
-	CompletionCode string `json:"cc,omitempty"`
-	Attempts       int    `json:"at,omitempty"`
-	TicketDigest   string `json:"td,omitempty"`
-	RequestID      string `json:"rq,omitempty"`
-	TraceID        string `json:"tr,omitempty"`
+	ID             string       `json:"id"`
+	Tenant         string       `json:"t"`
+	Client         string       `json:"cl"`
+	Subject        string       `json:"sub"`
+	Binding        string       `json:"bd"`
+	ReturnTo       string       `json:"rt,omitempty"`
+	State          string       `json:"cs,omitempty"`
+	Link           string       `json:"lk"`
+	Status         string       `json:"st"`
+	Deadline       int64        `json:"dl"`
+	CreatedAt      int64        `json:"ca"`
+	BrowserDigest  string       `json:"bw,omitempty"`
+	CompletionCode string       `json:"cc,omitempty"`
+	Attempts       int          `json:"at,omitempty"`
+	TicketDigest   string       `json:"td,omitempty"`
+	Login          *storedLogin `json:"lg,omitempty"`
+	Claim          string       `json:"cm,omitempty"`
+	RequestID      string       `json:"rq,omitempty"`
+	TraceID        string       `json:"tr,omitempty"`
 }
 
 func storePortal(p broker.Portal) storedPortal {
 	return storedPortal{
 		ID: p.ID, Tenant: p.Tenant, Client: p.Client, Subject: p.Subject, Binding: string(p.Binding), ReturnTo: p.ReturnTo, State: p.State,
 		Link: p.Link.Reveal(), Status: string(p.Status), Deadline: millis(p.Deadline), CreatedAt: millis(p.CreatedAt), BrowserDigest: p.BrowserDigest,
-		CompletionCode: p.CompletionCode.Reveal(), Attempts: p.Attempts, TicketDigest: p.TicketDigest, RequestID: p.RequestID, TraceID: p.TraceID,
+		CompletionCode: p.CompletionCode.Reveal(), Attempts: p.Attempts, TicketDigest: p.TicketDigest, Login: storeLogin(p.Login), Claim: p.Claim,
+		RequestID: p.RequestID, TraceID: p.TraceID,
 	}
 }
 
@@ -49,7 +52,8 @@ func (p storedPortal) portal(version int64) broker.Portal {
 	return broker.Portal{
 		ID: p.ID, Tenant: p.Tenant, Client: p.Client, Subject: p.Subject, Binding: broker.Binding(p.Binding), ReturnTo: p.ReturnTo, State: p.State,
 		Link: broker.NewSecret(p.Link), Status: broker.PortalStatus(p.Status), Deadline: fromMillis(p.Deadline), CreatedAt: fromMillis(p.CreatedAt), BrowserDigest: p.BrowserDigest,
-		CompletionCode: broker.NewSecret(p.CompletionCode), Attempts: p.Attempts, TicketDigest: p.TicketDigest, RequestID: p.RequestID, TraceID: p.TraceID, Version: version,
+		CompletionCode: broker.NewSecret(p.CompletionCode), Attempts: p.Attempts, TicketDigest: p.TicketDigest, Login: p.Login.login(), Claim: p.Claim,
+		RequestID: p.RequestID, TraceID: p.TraceID, Version: version,
 	}
 }
 
