@@ -90,6 +90,7 @@ func TestPortalLoginOnce(t *testing.T) {
 	in(t, func(t *testing.T, h *brokertest.Harness) {
 		h.Client.Login = true
 		_, b, location := signInAt(t, h)
+		slowly(h)
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() { _, _ = h.Service.FinishLogin(t.Context(), b.SignedIn(t, location, "alice")) })

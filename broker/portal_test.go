@@ -81,6 +81,16 @@ func in(t *testing.T, run func(t *testing.T, h *brokertest.Harness)) {
 	})
 }
 
+// slowly makes all who write at the same time read before any of them has written.
+func slowly(h *brokertest.Harness) {
+	h.Store.Before = func(_ context.Context, operation string) error {
+		if operation == "UpdatePortal" {
+			time.Sleep(50 * time.Millisecond)
+		}
+		return nil
+	}
+}
+
 func TestPortalByCode(t *testing.T) {
 	in(t, func(t *testing.T, h *brokertest.Harness) {
 		h.Connect(t, "alice", "files.read files.write")
@@ -277,6 +287,7 @@ func TestPortalWrongCodesAtOnce(t *testing.T) {
 		b := brokertest.Browser{}
 		link := newPortal(t, h, "alice", "")
 		h.StartPortal(t, b, link)
+		slowly(h)
 		var tried atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 40 {
