@@ -19,6 +19,7 @@ import (
 type Service interface {
 	Tokens
 	Consents
+	Portals
 	Connections
 	Directory
 	Administration
@@ -40,6 +41,13 @@ type Consents interface {
 	// FollowConsent tells every status, until the consent, the caller or this process has come to its end.
 	FollowConsent(ctx context.Context, caller broker.Caller, id string, f broker.Following) error
 	CompleteConsent(ctx context.Context, caller broker.Caller, id string, c broker.Completion) (broker.Connection, error)
+}
+
+// Portals runs the client's half of a visit to "My connections".
+type Portals interface {
+	CreatePortal(ctx context.Context, caller broker.Caller, req broker.PortalRequest) (broker.PortalView, broker.PortalLink, error)
+	PortalStatus(ctx context.Context, caller broker.Caller, id string) (broker.PortalView, error)
+	CompletePortal(ctx context.Context, caller broker.Caller, id string, c broker.Completion) (broker.PortalEntrance, error)
 }
 
 // Connections reads and ends connections.
@@ -145,6 +153,9 @@ func (a *API) table() []route {
 		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus, query: []string{"wait", "status"}},
 		{method: http.MethodGet, path: "/v1/consents/:id/events", handle: a.consentEvents},
 		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent},
+		{method: http.MethodPost, path: "/v1/portal-sessions", handle: a.createPortal},
+		{method: http.MethodGet, path: "/v1/portal-sessions/:id", handle: a.portalStatus},
+		{method: http.MethodPost, path: "/v1/portal-sessions/:id/complete", handle: a.completePortal},
 		{method: http.MethodGet, path: "/v1/connections", handle: a.listConnections,
 			query: []string{"subject", "connector", "status", "limit", "cursor"}},
 		{method: http.MethodGet, path: "/v1/connections/:id", handle: a.getConnection},

@@ -236,6 +236,7 @@ func TestListEvents(t *testing.T) {
 			{ID: "e1", Time: testTime, Type: broker.EventTokenIssued, Tenant: "acme", Client: "acme-chat", Subject: "u", Actor: broker.Actor{Agent: "a"},
 				Connector: "files", Connection: "c1", Scope: "r", Requested: true, Outcome: "ok", Reason: "why", RequestID: "q", TraceID: "t"},
 			{ID: "e2", Time: testTime, Type: broker.EventOperatorViewed},
+			{ID: "e3", Time: testTime, Type: broker.EventPortalOpened, Portal: "p1"},
 		}, "NEXT", nil
 	}
 	r := b.call("GET", "/v1/events", "")
@@ -251,7 +252,9 @@ func TestListEvents(t *testing.T) {
 		"connection": "c1", "scope": "r", "requested": true, "outcome": "ok", "reason": "why", "request_id": "q", "trace_id": "t"} {
 		first[name] = value
 	}
-	want := map[string]any{"events": []any{first, event("e2", "operator.viewed")}, "next_cursor": "NEXT"}
+	last := event("e3", "portal.opened")
+	last["portal"] = "p1"
+	want := map[string]any{"events": []any{first, event("e2", "operator.viewed"), last}, "next_cursor": "NEXT"}
 	if r.status != 200 || !reflect.DeepEqual(r.object, want) {
 		t.Errorf("answer is %d %s", r.status, r.text)
 	}

@@ -153,11 +153,7 @@ func (a *API) completeConsent(ctx context.Context, in *request) (answer, error) 
 	}
 	var f fields
 	f.subject(body.Subject)
-	f.required("code", body.Code)
-	// Not f.text: a code is what a person typed, line breaks and all; the service decides what it is.
-	if len(body.Code) > maxCode {
-		f.refuse("code must be at most %d bytes", maxCode)
-	}
+	f.code(body.Code)
 	if f.err != nil {
 		return answer{}, f.err
 	}

@@ -12,7 +12,7 @@ const (
 	maxEventsPage = 1000
 )
 
-// eventAnswer is one audit record about one scope. Every field is always there, empty where it does not apply.
+// eventAnswer is one audit record about one scope. Every field but portal is always there, empty where it does not apply.
 type eventAnswer struct {
 	ID         string           `json:"id"`
 	Time       string           `json:"time"`
@@ -29,6 +29,7 @@ type eventAnswer struct {
 	Reason     string           `json:"reason"`
 	RequestID  string           `json:"request_id"`
 	TraceID    string           `json:"trace_id"`
+	Portal     string           `json:"portal,omitzero"`
 }
 
 // eventActor has what the caller stated and nothing else.
@@ -81,7 +82,7 @@ func (a *API) listEvents(ctx context.Context, in *request) (answer, error) {
 		shown = append(shown, eventAnswer{
 			ID: e.ID, Time: stamp(e.Time), Type: e.Type, Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
 			Actor: eventActor(e.Actor), Connector: e.Connector, Connection: e.Connection, Scope: e.Scope,
-			Requested: e.Requested, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID,
+			Requested: e.Requested, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
 		})
 	}
 	return ok(eventsAnswer{Events: shown, NextCursor: textOrNull(next)})
@@ -95,7 +96,8 @@ func isEventType(t broker.EventType) bool {
 		broker.EventConsentFailed, broker.EventConsentCompleted, broker.EventTokenIssued, broker.EventTokenRefused,
 		broker.EventTokenRefreshed, broker.EventTokenRefreshFailed, broker.EventScopeReduced,
 		broker.EventConnectionNeedsConsent, broker.EventConnectionNoticed, broker.EventConnectionRevoked, broker.EventSubjectErased,
-		broker.EventIntegrityFailed, broker.EventConnectorCreated, broker.EventConnectorUpdated, broker.EventConnectorDeleted:
+		broker.EventIntegrityFailed, broker.EventConnectorCreated, broker.EventConnectorUpdated, broker.EventConnectorDeleted,
+		broker.EventPortalCreated, broker.EventPortalOpened, broker.EventPortalRefused:
 		return true
 	}
 	action, isOperator := strings.CutPrefix(string(t), "operator.")

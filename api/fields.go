@@ -62,6 +62,15 @@ func (f *fields) required(name, value string) {
 	}
 }
 
+// code checks what proves who is there. Not f.text: it is what a person typed, line breaks and all; the service decides what it
+// is.
+func (f *fields) code(value string) {
+	f.required("code", value)
+	if len(value) > maxCode {
+		f.refuse("code must be at most %d bytes", maxCode)
+	}
+}
+
 func (f *fields) actor(a broker.Actor) {
 	f.text("actor.agent", a.Agent, maxActor)
 	f.text("actor.run", a.Run, maxActor)

@@ -46,6 +46,9 @@ type fakeService struct {
 	awaitConsent      func(ctx context.Context, id string, known broker.ConsentStatus, wait time.Duration) (broker.ConsentView, error)
 	followConsent     func(ctx context.Context, id string, f broker.Following) error
 	completeConsent   func(id string, c broker.Completion) (broker.Connection, error)
+	createPortal      func(broker.PortalRequest) (broker.PortalView, broker.PortalLink, error)
+	portalStatus      func(id string) (broker.PortalView, error)
+	completePortal    func(id string, c broker.Completion) (broker.PortalEntrance, error)
 	listConnections   func(broker.ConnectionQuery) ([]broker.Connection, string, error)
 	getConnection     func(id string) (broker.Connection, error)
 	disconnect        func(id string) (broker.RevokedUpstream, error)
