@@ -105,8 +105,9 @@ func TestDocumentHasThePages(t *testing.T) {
 	}
 	slices.Sort(pages)
 	want := []string{
-		"GET /connect/{link}", "GET /consent/{id}", "GET /dashboard", "GET /oauth2/callback/{connector}", "GET /oauth2/login/{client}",
-		"GET /portal/session/{id}", "GET /portal/{link}", "POST /connect/{link}", "POST /consent/{id}", "POST /portal/session/{id}", "POST /portal/{link}",
+		"GET /connect/{link}", "GET /connect/{link}/status", "GET /consent/{id}", "GET /dashboard", "GET /oauth2/callback/{connector}",
+		"GET /oauth2/login/{client}", "GET /portal/session/{id}", "GET /portal/{link}", "GET /sdk/connect.js", "GET /sdk/connect.json",
+		"POST /connect/{link}", "POST /consent/{id}", "POST /portal/session/{id}", "POST /portal/{link}",
 	}
 	if !slices.Equal(pages, want) {
 		t.Errorf("pages are %q, want %q", pages, want)

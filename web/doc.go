@@ -7,6 +7,8 @@
 //	consent.go   GET and POST /connect/LINK: ask the user, then go to the provider or cancel
 //	callback.go  GET /oauth2/callback/CONNECTOR and the page that it ends on, GET /consent/ID
 //	signin.go    GET /oauth2/login/CLIENT, the way back from a user's organisation, and POST /consent/ID: what the user decides there
+//	status.go    GET /connect/LINK/status, for the chat's page
+//	sdk.go       GET /sdk/connect.js, the script for chat pages, and its digest; the script itself is in sdk/
 //	security.go  headers, content security policy, cross-origin checks
 //	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
 //	limit.go     how often one address may guess

@@ -122,6 +122,9 @@ func (w *Web) show(c echo.Context, a area, o outcome) error {
 		}
 		c.Response().Header().Set("Retry-After", retryAfter(o.RetryAfter))
 	}
+	if a == areaStatus || a == areaSDK {
+		return w.showJSON(c, o)
+	}
 	if o.Status != http.StatusNotFound && w.cfg.RequestID != nil {
 		o.Reference = w.cfg.RequestID(c.Request())
 	}

@@ -21,6 +21,8 @@ const (
 	areaUndecided // areaFinished, while the page asks something
 	areaStatic
 	areaDashboard
+	areaStatus // JSON, not pages
+	areaSDK
 )
 
 // secure sets the headers that every answer has, whatever becomes of the request.

@@ -27,7 +27,7 @@ func TestThreat14HeadersOnEveryAnswer(t *testing.T) {
 		seen := map[int]bool{}
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"} {
 			for _, path := range []string{
-				"/connect", "/connect/", linkPath, "/connect/unknown", linkPath + "/more", "/oauth2", "/oauth2/callback", "/oauth2/callback/", "/oauth2/callback/google-drive",
+				"/connect", "/connect/", linkPath, "/connect/unknown", linkPath + "/more", linkPath + "/status", linkPath + "/status?wait=x", linkPath + "/status/", "/connect/unknown/status", "/sdk", "/sdk/", "/sdk/none.js", "/sdk/connect.js/more", "/oauth2", "/oauth2/callback", "/oauth2/callback/", "/oauth2/callback/google-drive",
 				"/oauth2/callback/google-drive?state=s&code=c", "/oauth2/callback/a/b", "/consent", "/consent/cs_1", "/consent/panic", "/consent/cs_1/more", "/static", "/static/", "/static/none.css", "/static/a/b",
 				"/dashboard", "/dashboard/", "/dashboard/none", "/dashboard?tenant=none", "/dashboard?status=none", "/dashboard/login", "/dashboard/logout", "/none", "/favicon.ico", "/",
 			} {
@@ -89,7 +89,11 @@ func checkHeaders(t *testing.T, what, publicURL string, res *http.Response) {
 	if got := h.Get("Cross-Origin-Opener-Policy"); got != wantOpener && method != "BREW" { // unheard-of methods may end at the site's 404
 		t.Errorf("%s: opener policy %q", what, got)
 	}
-	if res.StatusCode >= 400 && !strings.HasPrefix(h.Get("Content-Type"), "text/html") {
+	wantType := "text/html"
+	if route, _, _ := strings.Cut(path, "?"); strings.HasSuffix(route, "/status") {
+		wantType = "application/json"
+	}
+	if res.StatusCode >= 400 && !strings.HasPrefix(h.Get("Content-Type"), wantType) && method != "BREW" {
 		t.Errorf("%s (%d): content type %q", what, res.StatusCode, h.Get("Content-Type"))
 	}
 	if loc := h.Get("Location"); strings.Contains(loc, "evil") {

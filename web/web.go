@@ -37,6 +37,9 @@ type Service interface {
 	DecideConsent(ctx context.Context, consentID string, cookie func(name string) broker.Secret, d broker.Decision) (broker.Finish, error)
 	// FinishedConsent tells again how a consent ended, to the browser that it is bound to. It changes nothing.
 	FinishedConsent(ctx context.Context, consentID string, cookie func(name string) broker.Secret) (broker.Finish, error)
+	// LinkStatus tells how the consent behind a link goes on, also when the link was used. It waits for another status than the
+	// known one, and changes nothing. With slow_down the origins come beside the error.
+	LinkStatus(ctx context.Context, link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
 	// OperatorConnections pages through a tenant's connections.
 	OperatorConnections(ctx context.Context, op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
 	// RecordOperator writes an operator.* event; durable on return.
@@ -89,6 +92,7 @@ type Web struct {
 	pages     pages
 	languages *languages
 	assets    assets
+	sdk       sdk
 	cross     *http.CrossOriginProtection
 	misses    *limiter
 	logins    *limiter
@@ -124,6 +128,7 @@ func New(cfg Config) (*Web, error) {
 	if err := w.cross.AddTrustedOrigin(origin.String()); err != nil {
 		return nil, fmt.Errorf("web: trust own origin: %w", err)
 	}
+	w.sdk = newSDK(cfg.PublicURL)
 	if w.assets, err = loadAssets(); err != nil {
 		return nil, err
 	}
@@ -151,6 +156,9 @@ func New(cfg Config) (*Web, error) {
 // not exist, and methods that are not allowed.
 func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/connect/:link", areaConsent, methods{http.MethodGet: w.showConsent, http.MethodPost: w.decideConsent})
+	w.add(e, "/connect/:link/status", areaStatus, methods{http.MethodGet: w.linkStatus})
+	w.add(e, "/sdk/connect.js", areaSDK, methods{http.MethodGet: w.script})
+	w.add(e, "/sdk/connect.json", areaSDK, methods{http.MethodGet: w.scriptInfo})
 	w.add(e, "/oauth2/callback/:connector", areaCallback, methods{http.MethodGet: w.callback})
 	w.add(e, "/oauth2/login/:client", areaSignIn, methods{http.MethodGet: w.signedIn})
 	w.add(e, "/consent/:id", areaFinished, methods{http.MethodGet: w.finished, http.MethodPost: w.decideFinish})
@@ -158,7 +166,7 @@ func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.dashboard})
 	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodPost: w.login})
 	w.add(e, "/dashboard/logout", areaDashboard, methods{http.MethodPost: w.logout})
-	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/static", "/static/*"} {
+	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/static", "/static/*", "/sdk", "/sdk/*"} {
 		e.RouteNotFound(rest, w.NotFound)
 	}
 	e.RouteNotFound("/dashboard/*", w.guard(areaDashboard, func(c echo.Context) error { return w.show(c, areaDashboard, noSuchPage) }))

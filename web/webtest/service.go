@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"tokenbroker/broker"
 )
@@ -21,6 +22,7 @@ type Service struct {
 	SignIn func(cb broker.LoginCallback) (broker.LoginFinish, error)
 	Decide func(id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
 	Again  func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
+	Status func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
 	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
 	Record func(op broker.Operator, t broker.EventType) error
 
@@ -114,6 +116,15 @@ func (s *Service) FinishedConsent(_ context.Context, id string, cookie func(stri
 		return broker.Finish{}, nothing()
 	}
 	return s.Again(id, cookie)
+}
+
+// LinkStatus as web.Service.
+func (s *Service) LinkStatus(_ context.Context, link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error) {
+	s.note("LinkStatus")
+	if s.Status == nil {
+		return broker.LinkStatus{}, nothing()
+	}
+	return s.Status(link, known, wait)
 }
 
 // OperatorConnections as web.Service.

@@ -1,0 +1,232 @@
+// connect.js of tokenbroker: opens a consent from a chat and tells how it ended. It never sees a code or a token.
+// A strict Content-Security-Policy must name the broker in script-src and connect-src.
+
+const rank = { pending: 1, started: 2, awaiting_completion: 3, completed: 4, denied: 4, failed: 4, expired: 4 };
+const longest = 35 * 60_000; // no consent takes longer
+
+/** Opens the consent; call it in the click. */
+export function connect(consentUrl, options = {}) {
+  let win = null;
+  try {
+    const later = typeof consentUrl?.then === "function";
+    const url = later ? consentUrl : check(consentUrl);
+    const tab = options.target ? options.target === "tab" : matchMedia("(pointer: coarse), (max-width: 600px)").matches;
+    // Before anything is waited for: browsers let a click open a window, and nothing else.
+    win = open(later ? "about:blank" : url.href, "_blank", tab ? "" : popup());
+    if (win?.closed) win = null;
+    return later ? navigate(win, url, options) : run(url, win, options);
+  } catch (error) {
+    return Promise.reject(error);
+  }
+}
+
+/** Follows a consent that was opened by other means, as with a link. */
+export async function follow(consentUrl, options = {}) {
+  return run(check(await consentUrl), null, { onBlocked() {}, ...options });
+}
+
+async function navigate(win, promised, options) {
+  try {
+    const url = check(await promised);
+    win?.location.replace(url.href);
+    return await run(url, win, options);
+  } catch (error) {
+    win?.close();
+    throw error;
+  }
+}
+
+function check(consentUrl) {
+  const url = new URL(consentUrl);
+  if (!/^https?:$/.test(url.protocol) || !/^\/connect\/[\w.~-]+$/.test(url.pathname)) throw new TypeError("tokenbroker: not the url of a consent");
+  return url;
+}
+
+function popup() {
+  const width = 520, height = 760;
+  const middle = (from, room, size) => Math.round(Math.max(0, from + (room - size) / 2));
+  return `popup,width=${width},height=${height},left=${middle(screenX, outerWidth, width)},top=${middle(screenY, outerHeight, height)}`;
+}
+
+function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) {
+  return new Promise((resolve, reject) => {
+    let consent = "", status = "", over = false;
+    const stop = new AbortController();
+    const end = (settle, value) => {
+      if (over) return;
+      over = true;
+      stop.abort();
+      clearInterval(looking);
+      clearTimeout(limit);
+      settle(value);
+    };
+    const finish = (how) => end(resolve, { consent, status: how });
+    const hear = (id, now) => {
+      if (over || typeof id !== "string" || !id || (consent && id !== consent) || !(rank[now] > (rank[status] || 0))) return;
+      consent = id;
+      status = now;
+      try { onStatus?.({ consent, status }); } catch (error) { reportError(error); }
+      if (rank[now] < 4) return;
+      if (close && now === "completed") win?.close();
+      finish(now);
+    };
+    const ask = async (wait) => {
+      const at = new URL(url.origin + url.pathname + "/status");
+      if (wait && status) at.search = new URLSearchParams({ wait: 25, status });
+      const answer = await fetch(at, { credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer", signal: stop.signal });
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      const said = await answer.json();
+      hear(said.consent, said.status);
+    };
+
+    // By message: from the broker, and from the window that was opened where it is known.
+    addEventListener("message", ({ origin, source, data }) => {
+      if (origin !== url.origin || data?.type !== "tokenbroker:consent") return;
+      if (win ? source === win : consent && data.consent === consent) hear(data.consent, data.status);
+    }, { signal: stop.signal });
+
+    // By asking: the answer comes with the news.
+    const poll = async () => {
+      for (let failed = 0; !over; ) {
+        const began = Date.now();
+        try {
+          await ask(!failed);
+          failed = 0;
+        } catch {
+          if (over) return;
+          if (!consent && !failed) console.warn(`tokenbroker: can't read the status. Are ${location.origin} in origins and the broker in connect-src?`);
+          failed = Math.min(failed + 1, 4);
+        }
+        await new Promise((next) => setTimeout(next, Math.max(failed * 1000, 500 - (Date.now() - began))));
+      }
+    };
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) ask().catch(() => {}); }, { signal: stop.signal });
+
+    // A window that is closed before Continue ends it. Later it may only seem so, where a provider's pages cut the window off
+    // (Cross-Origin-Opener-Policy): so it goes on.
+    const looking = setInterval(async () => {
+      if (!win?.closed) return;
+      clearInterval(looking);
+      await ask().catch(() => {});
+      if (over || status === "awaiting_completion") return;
+      onClosed?.({ consent, status });
+      if (!(rank[status] > 1)) finish("closed");
+    }, 300);
+    const limit = setTimeout(finish, longest, "expired");
+
+    const abort = () => end(reject, signal.reason);
+    if (signal?.aborted) return abort();
+    signal?.addEventListener("abort", abort, { signal: stop.signal });
+    if (!win) {
+      if (!onBlocked) return finish("blocked");
+      onBlocked(url.href);
+    }
+    poll();
+  });
+}
+
+const style = `
+:host { display: inline-block; }
+:host([hidden]) { display: none; }
+button { font: inherit; min-height: 44px; padding: 0 1.1em; border: 1px solid transparent; border-radius: var(--tokenbroker-radius, 8px); cursor: pointer;
+  background: var(--tokenbroker-accent, light-dark(#1d4ed8, #a8c1ff)); color: var(--tokenbroker-on-accent, light-dark(#fff, #0b1530)); }
+[aria-disabled=true] { opacity: .7; cursor: default; }
+:focus-visible { outline: 3px solid currentColor; outline-offset: 2px; }
+p { margin: .5em 0 0; }
+p:empty { display: none; }
+a { color: inherit; }
+`;
+
+const words = {
+  label: "Connect",
+  waiting: "Go on in the window that has opened.",
+  code: "Type the code that it shows here in the chat.",
+  awaiting_completion: "One moment, this is being finished.",
+  completed: "Connected.",
+  denied: "Nothing was connected.",
+  failed: "That did not work. Ask for a new link.",
+  expired: "This took too long. Ask for a new link.",
+  closed: "The window was closed. Nothing is connected yet.",
+  blocked: "Your browser did not open a window.",
+  open: "Open it here",
+};
+
+/** <tokenbroker-connect consent-url="..." binding="code">Connect your files</tokenbroker-connect> */
+export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
+  static observedAttributes = ["consent-url"];
+  #parts; #stop; #texts; #result;
+
+  constructor() {
+    super();
+    const root = this.attachShadow({ mode: "open", delegatesFocus: true });
+    const make = (tag, part, inside) => Object.assign(inside.appendChild(document.createElement(tag)), { part });
+    const sheet = new CSSStyleSheet(); // no inline style, which a policy may forbid
+    sheet.replaceSync(style);
+    root.adoptedStyleSheets = [sheet];
+    const button = make("button", "button", root);
+    button.type = "button";
+    button.addEventListener("click", () => this.connect().catch((error) => { if (error?.name !== "AbortError") reportError(error); }));
+    const label = make("slot", "label", button);
+    const text = make("p", "status", root);
+    text.setAttribute("role", "status");
+    text.setAttribute("aria-live", "polite");
+    this.#parts = { button, label, text, link: null };
+  }
+
+  connectedCallback() { this.#show(this.state); }
+  disconnectedCallback() { this.#stop?.abort(); }
+  attributeChangedCallback(_, before, now) {
+    if (before === now) return;
+    this.#stop?.abort();
+    this.#stop = this.#result = null;
+    this.#show("ready");
+  }
+
+  get consentUrl() { return this.getAttribute("consent-url") ?? ""; }
+  set consentUrl(url) { this.setAttribute("consent-url", url); }
+  get state() { return this.getAttribute("state") ?? "ready"; }
+  /** Texts in another language, or other words. */
+  get texts() { return { ...words, ...this.#texts }; }
+  set texts(texts) { this.#texts = { ...texts }; this.#show(this.state); }
+
+  /** What the button does. */
+  connect() {
+    if (this.#result) return Promise.resolve(this.#result);
+    this.#stop?.abort();
+    const stop = (this.#stop = new AbortController());
+    const tell = (name, detail) => this.dispatchEvent(new CustomEvent(`tokenbroker:${name}`, { detail, bubbles: true, composed: true }));
+    this.#show("waiting");
+    return connect(this.consentUrl, {
+      signal: stop.signal,
+      onStatus: (now) => {
+        if (rank[now.status] === 4) this.#result = now;
+        const code = now.status === "awaiting_completion" && this.getAttribute("binding") === "code";
+        this.#show(code ? "code" : rank[now.status] > 2 ? now.status : this.state);
+        tell("status", now);
+      },
+      onBlocked: (url) => { this.#show("blocked", url); tell("blocked", { url }); },
+      onClosed: (now) => { this.#show("closed"); tell("closed", now); },
+    }).then((result) => {
+      if (this.#stop === stop && result.status === "expired") this.#show("expired"); // nobody could be asked
+      return result;
+    }, (error) => {
+      if (this.#stop === stop) this.#show("ready");
+      throw error;
+    });
+  }
+
+  #show(state, url) {
+    const { button, label, text } = this.#parts, texts = this.texts;
+    label.textContent = texts.label;
+    button.setAttribute("aria-disabled", String(rank[state] === 4));
+    const said = texts[state] ?? "";
+    if (url || text.textContent !== said) text.textContent = said;
+    if (this.isConnected) this.setAttribute("state", state);
+    if (!url) return;
+    const link = document.createElement("a");
+    Object.assign(link, { part: "link", href: url, target: "_blank", rel: "opener", textContent: texts.open });
+    text.append(" ", link);
+  }
+}
+
+if (globalThis.customElements && !customElements.get("tokenbroker-connect")) customElements.define("tokenbroker-connect", TokenbrokerConnect);
