@@ -183,7 +183,9 @@ func (r *refresher) failing(conn Connection, cause error) Connection {
 		conn.FailingSince = now
 	}
 	conn.Failures++
-	conn.Error = string(CodeProviderUnavailable)
+	if conn.Status == ConnectionActive {
+		conn.Error = string(CodeProviderUnavailable) // else it goes on with what another holder was given, and its own is dead still
+	}
 	wait := min(backoffMin<<min(conn.Failures-1, 10), backoffMax)
 	wait = max(wait, retryAfter(cause))
 	// Those who failed together must not come back together.
@@ -221,11 +223,17 @@ func (r *refresher) fail(ctx context.Context, run refreshRun, old Connection, le
 	default:
 		return Connection{}, storeError("store the outcome of a refresh", err)
 	}
-	if next.Status != ConnectionActive {
+	if isOver(next, cause) {
 		r.ended(ctx, next, cause)
 		return next, ErrConflict
 	}
 	return Connection{}, unavailable(next.RetryAt.Sub(r.s.cfg.Now()), cause)
+}
+
+// isOver tells that the refresh found the grant dead. A connection can have been called dead before and go on with what another
+// holder of its grant was given: then a provider that is away says nothing about that.
+func isOver(next Connection, cause error) bool {
+	return next.Status != ConnectionActive && (cause == nil || ClassOf(cause) == ClassGrantDead)
 }
 
 // ended tells operators that a grant is over and its user must consent again. One is everyday; many at once are not.
@@ -248,12 +256,16 @@ func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) 
 	}
 	failed := r.s.entry(run.caller, EventTokenRefreshFailed, next.Subject, next.Connector, next.ID)
 	failed.Actor, failed.Outcome, failed.Reason = run.actor, next.Error, reason
+	over := isOver(next, cause)
+	if next.Status != ConnectionActive && !over {
+		failed.Outcome = string(CodeProviderUnavailable)
+	}
 	var err error
 	if failed.Scopes, err = r.s.eventScopes(next.Scopes, ScopeSet{}); err != nil {
 		return nil, err
 	}
 	entries := []Entry{failed}
-	if next.Status == ConnectionNeedsConsent {
+	if over {
 		needs := failed
 		needs.Type = EventConnectionNeedsConsent
 		if needs.Scopes, err = r.s.eventScopes(next.Scopes, ScopeSet{}); err != nil {

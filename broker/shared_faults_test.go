@@ -60,6 +60,42 @@ func TestSharedRefreshBesideConsent(t *testing.T) {
 	})
 }
 
+// A connection that was called dead goes on with what another holder was given. A provider that is away just then does not make its
+// user consent again, and what is wrong is told as it is.
+func TestProviderAwayBeforeAnothersTokenIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := workspace(t, 1, 1)
+		defer drain(t, h)
+		time.Sleep(h.Provider.Lifetime + time.Second)
+		class := broker.ClassGrantDead
+		h.Provider.Before = func(context.Context, string) error {
+			if class == "" {
+				return nil
+			}
+			return &broker.UpstreamError{Class: class, What: "as told"}
+		}
+		if _, err := h.Token("person-0"); broker.CodeOf(err) != broker.CodeConsentRequired {
+			t.Fatalf("dead: %v", err)
+		}
+		h.Connect(t, "newcomer", "files.read")
+		time.Sleep(h.Provider.Lifetime + time.Second)
+		over := len(h.Store.Entries(broker.EventConnectionNeedsConsent))
+		for _, class = range []broker.Class{broker.ClassUnsent, broker.ClassInDoubt, broker.ClassThrottled} {
+			if _, err := h.Token("person-0"); broker.CodeOf(err) != broker.CodeProviderUnavailable {
+				t.Errorf("%s: %v", class, err)
+			}
+			time.Sleep(time.Hour)
+		}
+		if n := len(h.Store.Entries(broker.EventConnectionNeedsConsent)); n != over {
+			t.Errorf("%d times more on record that consent is needed", n-over)
+		}
+		class = ""
+		if _, err := h.Token("person-0"); err != nil {
+			t.Errorf("the provider is back: %v", err)
+		}
+	})
+}
+
 // The only holder leaves while a colleague's consent waits for its code.
 func TestLeavingBesideAWaitingConsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
