@@ -41,6 +41,21 @@ func TestCallbackIsVerified(t *testing.T) {
 	})
 }
 
+// The pages have the look of the client that asks, so they must know which it is: at the link and at the end.
+func TestPagesNameTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		link := newLink(t, h, broker.ConsentRequest{Subject: "alice"})
+		if page, err := h.Service.OpenLink(t.Context(), brokertest.LinkSecret(link)); err != nil || page.ClientID != h.Client.ID || page.ClientName != h.Client.Name {
+			t.Errorf("the page is of client %q (%q): %v", page.ClientID, page.ClientName, err)
+		}
+		if finish, err := h.Service.FinishConsent(t.Context(), h.Start(t, link)); err != nil || finish.ClientID != h.Client.ID || finish.ClientName != h.Client.Name {
+			t.Errorf("the end is of client %q (%q): %v", finish.ClientID, finish.ClientName, err)
+		}
+	})
+}
+
 // Providers have words of their own for a user who says no.
 func TestDeniedInOtherWords(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -27,7 +27,7 @@ func (s *Service) OpenLink(ctx context.Context, link Secret) (ConsentPage, error
 		return ConsentPage{}, errNoConsent()
 	}
 	page := ConsentPage{
-		ConsentID: consent.ID, ClientName: client.Name, Origins: client.Origins, Connector: connector, Renewal: consent.Connection != "",
+		ConsentID: consent.ID, ClientID: client.ID, ClientName: client.Name, Origins: client.Origins, Connector: connector, Renewal: consent.Connection != "",
 		Binding: consent.Binding, Status: consent.Status, Expires: consent.CreatedAt.Add(LinkLife),
 	}
 	if consent.Connection != "" {
@@ -337,7 +337,7 @@ func (s *Service) FinishedConsent(ctx context.Context, id string, cookie func(na
 func (s *Service) finishOf(c Consent) Finish {
 	f := Finish{ConsentID: c.ID, Status: s.statusOf(c), Binding: c.Binding, Error: c.Error}
 	if client, ok := s.cfg.Client(c.Client); ok {
-		f.ClientName, f.Origins = client.Name, client.Origins
+		f.ClientID, f.ClientName, f.Origins = client.ID, client.Name, client.Origins
 	}
 	f.Connector, _ = s.cfg.Connectors.Connector(c.Connector)
 	if c.Account != (Account{}) {

@@ -59,6 +59,7 @@ type SubjectConnector struct {
 // ConsentPage is what the page behind a link shows.
 type ConsentPage struct {
 	ConsentID  string
+	ClientID   string // whose look the page has
 	ClientName string
 	Origins    []string // that may hear how it ended
 	Connector  Connector
@@ -118,6 +119,7 @@ func (cb Callback) all() map[string]Secret {
 type Finish struct {
 	ConsentID  string
 	Status     ConsentStatus
+	ClientID   string // whose look the page has
 	ClientName string
 	Connector  Connector
 	Origins    []string

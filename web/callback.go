@@ -100,7 +100,7 @@ func (w *Web) finished(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	v := finishView(w.frame(c, areaFinished), finish)
+	v := finishView(w.themed(w.frame(c, areaFinished), finish.ClientID), finish)
 	if v.Asks != "" {
 		// As long as the grant waits for an answer at most; the page says so itself once it is over.
 		nonce, err := w.nonce(c.Response(), c.Request(), decisionNonce(finish.ConsentID), broker.ProvisionalLife)

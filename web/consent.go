@@ -40,7 +40,7 @@ func (w *Web) showConsent(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.render(c, http.StatusOK, "consent", consentView(w.frame(c, areaConsent), page, left, nonce))
+	return w.render(c, http.StatusOK, "consent", consentView(w.themed(w.frame(c, areaConsent), page.ClientID), page, left, nonce))
 }
 
 // decideConsent is POST /connect/LINK: on to the provider, or not. Until the form has proved where it comes from, the
@@ -102,7 +102,7 @@ func (w *Web) cancel(ctx context.Context, c echo.Context, link broker.Secret) er
 	}
 	// Shown at once: this browser has no cookie yet by which it could ask for another page. The address holds a link that
 	// is dead from now on.
-	f := w.frame(c, areaConsent)
+	f := w.themed(w.frame(c, areaConsent), finish.ClientID)
 	f.Languages = nil // for the same reason
 	return w.render(c, http.StatusOK, "finish", finishView(f, finish))
 }

@@ -13,6 +13,7 @@
 //	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
 //	limit.go     how often one address may guess
 //	dashboard.go, login.go, session.go    the operators' part
+//	theme.go, logo.go   how the pages look for the users of one client
 //	page.go, words.go, outcome.go         templates, and what of the data is shown in which words
 //	locale.go, language.go                the words themselves (locales/*.yaml), and whose language they are in
 //

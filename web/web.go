@@ -59,6 +59,8 @@ type Config struct {
 	PublicURL string
 	// DashboardTokenSHA256 is the SHA-256, in hex, of the operators' login token. Empty: the dashboard is off.
 	DashboardTokenSHA256 string
+	// Themes are how the pages look for the users of a client, by its id; a client that is not here has our own look.
+	Themes map[string]Theme
 	// Tenants that the dashboard can show, in this order.
 	Tenants []string
 
@@ -91,6 +93,7 @@ type Web struct {
 	https     bool
 	pages     pages
 	languages *languages
+	themes    themes
 	assets    assets
 	sdk       sdk
 	cross     *http.CrossOriginProtection
@@ -132,6 +135,7 @@ func New(cfg Config) (*Web, error) {
 	if w.assets, err = loadAssets(); err != nil {
 		return nil, err
 	}
+	w.themes = loadThemes(cfg.Themes)
 	if w.languages, err = ownLanguages(); err != nil {
 		return nil, fmt.Errorf("web: languages: %w", err)
 	}
@@ -163,10 +167,11 @@ func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/oauth2/login/:client", areaSignIn, methods{http.MethodGet: w.signedIn})
 	w.add(e, "/consent/:id", areaFinished, methods{http.MethodGet: w.finished, http.MethodPost: w.decideFinish})
 	w.add(e, "/static/:file", areaStatic, methods{http.MethodGet: w.asset})
+	w.add(e, "/theme/:file", areaStatic, methods{http.MethodGet: w.theme})
 	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.dashboard})
 	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodPost: w.login})
 	w.add(e, "/dashboard/logout", areaDashboard, methods{http.MethodPost: w.logout})
-	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/static", "/static/*", "/sdk", "/sdk/*"} {
+	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/static", "/static/*", "/theme", "/theme/*", "/sdk", "/sdk/*"} {
 		e.RouteNotFound(rest, w.NotFound)
 	}
 	e.RouteNotFound("/dashboard/*", w.guard(areaDashboard, func(c echo.Context) error { return w.show(c, areaDashboard, noSuchPage) }))

@@ -100,8 +100,9 @@ func (a *app) join(ctx context.Context) (err error) {
 	var logins []login.ClientConfig
 	var keys []api.ClientKey
 	var tenants []string
+	themes := map[string]web.Theme{}
 	for _, client := range c.Clients {
-		clients[client.Client.ID] = client.Client
+		clients[client.Client.ID], themes[client.Client.ID] = client.Client, client.Theme
 		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256})
 		if client.Login != nil {
 			logins = append(logins, *client.Login)
@@ -128,7 +129,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	pages, err := web.New(web.Config{
-		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants,
+		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants, Themes: themes,
 		ClientIP: address, RequestID: requestID, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	})
 	if err != nil {

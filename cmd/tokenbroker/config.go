@@ -16,6 +16,7 @@ import (
 	"tokenbroker/providers"
 	"tokenbroker/providers/login"
 	"tokenbroker/vault"
+	"tokenbroker/web"
 )
 
 // Config is the configuration file, checked. Relative paths in it are resolved already: they count from the folder of
@@ -67,6 +68,7 @@ type ClientConfig struct {
 	Client    broker.Client
 	KeySHA256 [][32]byte
 	Login     *login.ClientConfig // where its users sign in at their organisation; nil: nowhere
+	Theme     web.Theme           // how the pages look for its users
 }
 
 // LoadConfig reads and checks the file, and opens the keyset that it names. An error of type *configError lists all that

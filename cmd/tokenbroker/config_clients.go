@@ -18,7 +18,7 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 	firstKey := map[[32]byte]string{}
 	for i, n := range nodes {
 		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins",
-			"manage_connectors", "own_connectors", "login")
+			"manage_connectors", "own_connectors", "login", "theme")
 		if !ok {
 			continue
 		}
@@ -44,7 +44,7 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 		client.ReturnTo, client.Origins = plain(returnTo), plain(origins)
 		login := c.login(id)
 		client.Login = login != nil
-		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login})
+		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Theme: c.theme()})
 	}
 	return out
 }
