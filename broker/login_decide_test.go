@@ -128,9 +128,16 @@ func TestCodePageKnowsThePreviousAccount(t *testing.T) {
 			if err != nil || (shown.Previous != nil) != (account == "u2") || shown.Undecided() || shown.UserCode.IsZero() {
 				t.Errorf("%s came back: %+v, %v", account, shown, err)
 			}
-			if _, err := h.Service.DecideConsent(t.Context(), link.ID, cb.Cookie, broker.DecideReplace); broker.CodeOf(err) != broker.CodeNotFound {
-				t.Errorf("the page decides for the chat: %v", err)
+			decide := func(when string) {
+				if _, err := h.Service.DecideConsent(t.Context(), link.ID, cb.Cookie, broker.DecideReplace); broker.CodeOf(err) != broker.CodeNotFound {
+					t.Errorf("the page decides for the chat, %s: %v", when, err)
+				}
 			}
+			decide("before the code")
+			if _, err := h.Service.CompleteConsent(t.Context(), h.Caller(), link.ID, broker.Completion{Subject: "alice", Code: shown.UserCode, Replace: true}); err != nil {
+				t.Error(err)
+			}
+			decide("behind it")
 		}
 	})
 }
@@ -140,7 +147,12 @@ func TestLoginConsentThatCantBeConnectedNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := withLogin(t, 1)
 		defer drain(t, h)
-		link := newLink(t, h, broker.ConsentRequest{Subject: "alice"})
+		throughLogin(t, h, brokertest.Browser{}, newLink(t, h, broker.ConsentRequest{Subject: "alice"}), "alice")
+		all, _, err := h.Service.ListConnections(t.Context(), h.Caller(), broker.ConnectionQuery{Subject: "alice", Limit: 10})
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d connections, %v", len(all), err)
+		}
+		link := newLink(t, h, broker.ConsentRequest{Subject: "alice", Connection: all[0].ID})
 		b := brokertest.Browser{}
 		to, err := signIn(t, h, b, link, "alice")
 		if err != nil {
@@ -158,8 +170,53 @@ func TestLoginConsentThatCantBeConnectedNow(t *testing.T) {
 		if finish, err = h.Service.DecideConsent(t.Context(), link.ID, b.Cookie, broker.DecideRetry); err != nil || finish.Status != broker.ConsentCompleted {
 			t.Errorf("%+v, %v", finish, err)
 		}
-		if h.Provider.Exchanges != 1 || len(h.Provider.Revoked) != 0 {
+		if h.Provider.Exchanges != 2 || len(h.Provider.Revoked) != 0 {
 			t.Errorf("%d exchanges, %d revoked", h.Provider.Exchanges, len(h.Provider.Revoked))
+		}
+	})
+}
+
+// Who is no longer allowed to by the configuration, or has no proof in the record, connects nothing, and no grant is left.
+func TestLoginConsentThatMayNotBeConnected(t *testing.T) {
+	for name, change := range map[string]func(h *brokertest.Harness){
+		"no login any more":     func(h *brokertest.Harness) { h.Client.Login = false },
+		"not for the connector": func(h *brokertest.Harness) { h.Client.Connectors = []string{"other"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := withLogin(t, 1)
+				defer drain(t, h)
+				link := newLink(t, h, broker.ConsentRequest{Subject: "alice"})
+				b := brokertest.Browser{}
+				to, err := signIn(t, h, b, link, "alice")
+				if err != nil {
+					t.Fatal(err)
+				}
+				client := h.Client
+				change(h)
+				finish, err := h.Service.FinishConsent(t.Context(), b.Allowed(t, "files", to))
+				if err != nil || finish.Status != broker.ConsentFailed || len(h.Provider.Revoked) != 1 {
+					t.Errorf("%+v, %v, %d revoked", finish, err, len(h.Provider.Revoked))
+				}
+				h.Client = client
+				wantNoToken(t, h, "alice")
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := withLogin(t, 1)
+		defer drain(t, h)
+		_, link, b, _ := undecided(t, h)
+		c, err := h.Store.Consent(t.Context(), link.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Login = broker.LoginRun{}
+		if _, err := h.Store.UpdateConsent(t.Context(), c, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Service.DecideConsent(t.Context(), link.ID, b.Cookie, broker.DecideReplace); broker.CodeOf(err) != broker.CodeNotFound {
+			t.Errorf("decided without a proof: %v", err)
 		}
 	})
 }
@@ -303,7 +360,8 @@ func TestLoginConsentOfADeadProcess(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			if to, err := h.Service.FinishLogin(ctx, b.SignedIn(t, b.Open(t, h.Service, link), "alice")); err == nil {
+			login := b.SignedIn(t, b.Open(t, h.Service, link), "alice")
+			if to, err := h.Service.FinishLogin(ctx, login); err == nil {
 				if _, err := h.Service.FinishConsent(ctx, b.Allowed(t, "files", to.Location)); err == nil {
 					t.Fatalf("died at %d: it went well", dies)
 				}
@@ -315,6 +373,9 @@ func TestLoginConsentOfADeadProcess(t *testing.T) {
 			h.Service = h.Replicas[1]
 			h.Replicas = h.Replicas[1:]
 			time.Sleep(2 * time.Minute) // a claim's life
+			if _, err := h.Service.FinishLogin(t.Context(), login); broker.CodeOf(err) != broker.CodeInvalidRequest {
+				t.Errorf("died at %d: the state of the sign-in works again: %v", dies, err)
+			}
 			finish := throughLogin(t, h, b, link, "alice")
 			if finish.Status != broker.ConsentCompleted {
 				t.Fatalf("died at %d: %s", dies, finish.Status)

@@ -267,6 +267,8 @@ func TestLoginProofEnds(t *testing.T) {
 		defer drain(t, h)
 		link := newLink(t, h, broker.ConsentRequest{Subject: "alice"})
 		b := brokertest.Browser{}
+		late := newLink(t, h, broker.ConsentRequest{Subject: "bob"})
+		lateCallback := b.SignedIn(t, b.Open(t, h.Service, late), "bob")
 		first := b.Open(t, h.Service, link)
 		second := b.Open(t, h.Service, link) // the back button
 		if _, err := h.Service.FinishLogin(t.Context(), b.SignedIn(t, first, "alice")); broker.CodeOf(err) != broker.CodeInvalidRequest {
@@ -288,6 +290,9 @@ func TestLoginProofEnds(t *testing.T) {
 			t.Errorf("another browser took the consent over: %v", err)
 		}
 		time.Sleep(broker.FlowLife)
+		if _, err := h.Service.FinishLogin(t.Context(), lateCallback); broker.CodeOf(err) != broker.CodeInvalidRequest || len(h.OpenID.Redeemed) != 2 {
+			t.Errorf("a sign-in that took too long: %v", err)
+		}
 		if _, err := h.Service.FinishConsent(t.Context(), b.Allowed(t, "files", last)); broker.CodeOf(err) != broker.CodeInvalidRequest {
 			t.Errorf("the proof lives on: %v", err)
 		}
