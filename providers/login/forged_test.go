@@ -249,6 +249,7 @@ func TestOtherSubjectClaims(t *testing.T) {
 	}{
 		"oid":              {"oid", map[string]any{"oid": "o-1"}, "o-1"},
 		"none":             {"oid", nil, ""},
+		"oid without sub":  {"oid", map[string]any{"oid": "o-1", "sub": nil}, ""},
 		"a list":           {"oid", map[string]any{"oid": []string{"o-1"}}, ""},
 		"email":            {"email", map[string]any{"email": "a@acme.example", "email_verified": true}, "a@acme.example"},
 		"unverified email": {"email", map[string]any{"email": "a@acme.example", "email_verified": false}, ""},
