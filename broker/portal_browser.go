@@ -11,6 +11,7 @@ import (
 // PortalPage is what the page behind a link shows: who asks, and what it will open. Nothing of what is connected.
 type PortalPage struct {
 	ClientName string
+	ClientID   string
 	Binding    Binding
 	Expires    time.Time
 }
@@ -37,7 +38,7 @@ func (s *Service) OpenPortalLink(ctx context.Context, link Secret) (PortalPage, 
 	if err != nil {
 		return PortalPage{}, err
 	}
-	return PortalPage{ClientName: client.Name, Binding: portal.Binding, Expires: portal.CreatedAt.Add(LinkLife)}, nil
+	return PortalPage{ClientName: client.Name, ClientID: client.ID, Binding: portal.Binding, Expires: portal.CreatedAt.Add(LinkLife)}, nil
 }
 
 // portalByLink finds the visit of a link that can still be used, and its client.

@@ -22,6 +22,7 @@ const (
 type PortalVisit struct {
 	ID         string
 	ClientName string
+	ClientID   string
 	Status     PortalStatus
 	Binding    Binding
 	// Code is what the user types in the chat (binding code).
@@ -38,6 +39,7 @@ type PortalConnection struct {
 	Connection Connection
 	Connector  Connector
 	Scopes     []PageScope
+	ClientID   string // of the visit
 }
 
 // PortalUse is what one assistant did, or what became of a connection: the entries of one day that differ in nothing but their
@@ -63,7 +65,7 @@ func (s *Service) VisitPortal(ctx context.Context, id string, cookie func(name s
 	if err != nil {
 		return PortalVisit{}, err
 	}
-	visit := PortalVisit{ID: portal.ID, ClientName: client.Name, Status: portal.Status, Binding: portal.Binding, Expires: portal.Deadline}
+	visit := PortalVisit{ID: portal.ID, ClientName: client.Name, ClientID: client.ID, Status: portal.Status, Binding: portal.Binding, Expires: portal.Deadline}
 	if portal.Status != PortalOpen {
 		if portal.Binding == BindingCode {
 			visit.Code = portal.CompletionCode
@@ -87,7 +89,7 @@ func (s *Service) VisitPortal(ctx context.Context, id string, cookie func(name s
 		}
 		accounts[conn.ID] = conn.Account
 		if conn.Status != ConnectionRevoked {
-			visit.Connections = append(visit.Connections, s.portalConnection(ctx, conn))
+			visit.Connections = append(visit.Connections, s.portalConnection(ctx, client, conn))
 		}
 	}
 	readCtx, cancel := context.WithTimeout(ctx, 2*s.cfg.StoreTimeout)
@@ -115,7 +117,7 @@ func (s *Service) PortalConnection(ctx context.Context, id string, cookie func(n
 	if err != nil {
 		return PortalConnection{}, err
 	}
-	return s.portalConnection(ctx, conn), nil
+	return s.portalConnection(ctx, caller.Client, conn), nil
 }
 
 // PortalDisconnect ends a connection because its user wants it, and tells honestly what the provider did. One that is over
@@ -145,7 +147,7 @@ func (s *Service) portalDisconnect(ctx context.Context, id string, cookie func(n
 	if err != nil {
 		return PortalConnection{}, "", err
 	}
-	return s.portalConnection(ctx, conn), outcome, nil
+	return s.portalConnection(ctx, caller.Client, conn), outcome, nil
 }
 
 // connectionOfVisit reads a connection that the visit may see: of its subject, and of its client's connectors. Any other looks
@@ -161,9 +163,9 @@ func (s *Service) connectionOfVisit(ctx context.Context, portal Portal, caller C
 	return conn, nil
 }
 
-func (s *Service) portalConnection(ctx context.Context, conn Connection) PortalConnection {
+func (s *Service) portalConnection(ctx context.Context, client Client, conn Connection) PortalConnection {
 	connector := s.shownConnector(ctx, conn.Tenant, conn.Connector)
-	return PortalConnection{Connection: effective(conn, s.cfg.Now()), Connector: connector, Scopes: pageScopes(connector, conn.Scopes)}
+	return PortalConnection{ClientID: client.ID, Connection: effective(conn, s.cfg.Now()), Connector: connector, Scopes: pageScopes(connector, conn.Scopes)}
 }
 
 // shownConnector is a connector as users read of it; one that is gone from the configuration has only its id.

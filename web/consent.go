@@ -47,15 +47,11 @@ func (w *Web) showConsent(c echo.Context) error {
 // link isn't even looked up: a bare POST by a scanner leaves it as it was.
 func (w *Web) decideConsent(c echo.Context) error {
 	link := broker.NewSecret(c.Param("link"))
-	if err := w.sameOrigin(c); err != nil {
-		return w.show(c, areaConsent, w.formRefused(link))
-	}
-	form, ok := readForm(c)
-	if !ok {
-		return w.show(c, areaConsent, badRequest)
-	}
-	if !linkShape.MatchString(link.Reveal()) || !w.checkNonce(c.Request(), link, broker.NewSecret(form("nonce"))) {
-		return w.show(c, areaConsent, w.formRefused(link))
+	form, err, sent := w.sentHere(c, areaConsent, w.formRefused(link), func(nonce broker.Secret) bool {
+		return linkShape.MatchString(link.Reveal()) && w.checkNonce(c.Request(), link, nonce)
+	})
+	if !sent {
+		return err
 	}
 	ctx, cancel := w.begin(c.Request().Context(), c.Request(), w.cfg.FlowTimeout)
 	defer cancel()
@@ -136,6 +132,22 @@ func (w *Web) guess(c echo.Context, ask func() error) error {
 
 // errGuessing tells our own slow_down from the broker's.
 var errGuessing = errors.New("limit of misses reached")
+
+// sentHere returns a form that comes from our own page, as its nonce and the browser say. Where it does not, or can't be read,
+// that is answered, refused or else.
+func (w *Web) sentHere(c echo.Context, a area, refused outcome, nonceFits func(nonce broker.Secret) bool) (form func(name string) string, answered error, sent bool) {
+	if err := w.sameOrigin(c); err != nil {
+		return nil, w.show(c, a, refused), false
+	}
+	form, ok := readForm(c)
+	if !ok {
+		return nil, w.show(c, a, badRequest), false
+	}
+	if !nonceFits(broker.NewSecret(form("nonce"))) {
+		return nil, w.show(c, a, refused), false
+	}
+	return form, nil, true
+}
 
 // readForm returns the posted form, or false where it is too big, no form, or names a field twice. The query is left out: what
 // decides must come from the form.

@@ -33,6 +33,11 @@ func (w *Web) setCookie(rw http.ResponseWriter, name, value string, age time.Dur
 	return nil
 }
 
+// dropCookie ends a cookie that setCookie made.
+func (w *Web) dropCookie(rw http.ResponseWriter, name string) {
+	http.SetCookie(rw, &http.Cookie{Name: w.cookieName(name), Path: "/", MaxAge: -1, Secure: w.https, HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}
+
 // cookie returns a lookup for broker: the names there have no prefix. Two cookies of one name are as good as none: one
 // of them was put there with another path or domain, and absence must never pass for a match.
 func (w *Web) cookie(r *http.Request) func(name string) broker.Secret {

@@ -9,6 +9,7 @@
 //	signin.go    GET /oauth2/login/CLIENT, the way back from a user's organisation, and POST /consent/ID: what the user decides there
 //	status.go    GET /connect/LINK/status, for the chat's page
 //	sdk.go       GET /sdk/connect.js, the script for chat pages, and its digest; the script itself is in sdk/
+//	portal.go    /portal/...: "My connections", where users see and end what is connected; portal_words.go its words
 //	security.go  headers, content security policy, cross-origin checks
 //	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
 //	limit.go     how often one address may guess

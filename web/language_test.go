@@ -136,7 +136,7 @@ func TestEveryPageInEveryLanguage(t *testing.T) {
 // everyPage makes each state of each page that users see.
 func everyPage(t *testing.T, tag string) map[string]string {
 	t.Helper()
-	pages := map[string]string{}
+	pages := everyPortalPage(t, tag)
 	s := newSite(t, public, nil)
 	s.jar["__Host-tb_lang"] = tag
 	for name, p := range webtest.ConsentStates(time.Now()) {

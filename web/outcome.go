@@ -67,6 +67,18 @@ var outcomes = map[area]map[broker.Code]outcome{
 		broker.CodeProviderUnavailable:   {Status: http.StatusServiceUnavailable, Key: "sign_in_unavailable"},
 		broker.CodeProviderMisconfigured: {Status: http.StatusBadGateway, Key: "sign_in_misconfigured"},
 	},
+	areaPortal: {
+		broker.CodeNotFound:     deadLink,
+		broker.CodeExpired:      deadLink,
+		broker.CodeAccessDenied: strangeBrowser,
+	},
+	areaEntrance: {
+		broker.CodeNotFound:     goneVisit,
+		broker.CodeAccessDenied: strangeBrowser,
+	},
+	areaVisit: {
+		broker.CodeNotFound: goneVisit,
+	},
 	areaFinished: {
 		broker.CodeSlowDown:     {Status: http.StatusTooManyRequests, Key: "other_window"},
 		broker.CodeNotFound:     deadPage,
@@ -79,8 +91,11 @@ var (
 	deadLink  = outcome{Status: http.StatusNotFound, Key: "dead_link"}
 	deadState = outcome{Status: http.StatusNotFound, Key: "dead_state"}
 	// One page for every answer that fits no consent: used up, too late, invented, or for a connector that doesn't exist.
-	badState = outcome{Status: http.StatusBadRequest, Key: "bad_state"}
-	deadPage = outcome{Status: http.StatusNotFound, Key: "dead_page"}
+	badState  = outcome{Status: http.StatusBadRequest, Key: "bad_state"}
+	goneVisit = outcome{Status: http.StatusNotFound, Key: "gone_visit"}
+	// The link of a visit, or where it leads to, in another browser than the one that opened it.
+	strangeBrowser = outcome{Status: http.StatusForbidden, Key: "strange_browser"}
+	deadPage       = outcome{Status: http.StatusNotFound, Key: "dead_page"}
 )
 
 // outcomeOf is the page for an error.

@@ -27,16 +27,16 @@ type pages map[string]*template.Template
 func loadPages(a assets) (pages, error) {
 	layout, err := template.New("layout.html").Funcs(template.FuncMap{
 		"asset": a.address,
-		"permissions": func(page consentPage, groups []permissionGroup, isNew bool) permissionList {
+		"permissions": func(page speaker, groups []permissionGroup, isNew bool) permissionList {
 			return permissionList{page, groups, isNew}
 		},
 		"whose": func(label template.HTML, account *accountView) labelled { return labelled{label, account} },
-	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html")
+	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html", "templates/permissions.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse layout: %w", err)
 	}
 	p := pages{}
-	for _, name := range []string{"consent", "finish", "message", "login", "connections", "off"} {
+	for _, name := range []string{"consent", "finish", "message", "login", "connections", "off", "portal-link", "portal-wait", "portal", "portal-ask", "portal-end"} {
 		t, err := layout.Clone()
 		if err == nil {
 			t, err = t.ParseFS(templateFiles, "templates/"+name+".html")

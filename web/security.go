@@ -19,6 +19,10 @@ const (
 	areaSignIn
 	areaFinished
 	areaUndecided // areaFinished, while the page asks something
+	areaPortal    // the link of a visit to "My connections"
+	areaEntrance  // where a client sends the visit's browser
+	areaVisit
+	areaVisitEnd // areaVisit, for what loading the page anew would not show
 	areaStatic
 	areaDashboard
 	areaStatus // JSON, not pages
@@ -39,7 +43,8 @@ func (w *Web) secure(c echo.Context, a area) {
 	if w.https {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
-	if a == areaDashboard {
+	switch a {
+	case areaDashboard, areaVisit, areaVisitEnd:
 		// Not on the consent pages: it would cut window.opener, which those must tell how it went.
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	}
@@ -55,12 +60,12 @@ func (w *Web) secure(c echo.Context, a area) {
 func (w *Web) policy(a area) string {
 	action, connect := "'self'", ""
 	switch a {
-	case areaConsent, areaUndecided:
+	case areaConsent, areaUndecided, areaPortal:
 		action = "'self' https: http://127.0.0.1:* http://localhost:*"
 	}
 	switch a {
-	case areaFinished, areaUndecided:
-		connect = "connect-src 'self'; " // the page at the end asks itself for news
+	case areaFinished, areaUndecided, areaVisit:
+		connect = "connect-src 'self'; " // the page at the end, and that with the code of a visit, asks itself for news
 	}
 	return "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " + connect + "base-uri 'none'; frame-ancestors 'none'; form-action " + action
 }

@@ -21,6 +21,7 @@ func TestThreat14HeadersOnEveryAnswer(t *testing.T) {
 			}
 			return webtest.Code(), nil
 		}
+		s.service.Visits = newPortal(t).service.Visits
 		s.service.Cancel = func(broker.Secret, func(string) broker.Secret) (broker.Finish, error) { return webtest.Denied(), nil }
 		s.signIn()
 		cookies := s.jar
@@ -28,7 +29,7 @@ func TestThreat14HeadersOnEveryAnswer(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"} {
 			for _, path := range []string{
 				"/connect", "/connect/", linkPath, "/connect/unknown", linkPath + "/more", linkPath + "/status", linkPath + "/status?wait=x", linkPath + "/status/", "/connect/unknown/status", "/sdk", "/sdk/", "/sdk/none.js", "/sdk/connect.js/more", "/oauth2", "/oauth2/callback", "/oauth2/callback/", "/oauth2/callback/google-drive",
-				"/oauth2/callback/google-drive?state=s&code=c", "/oauth2/callback/a/b", "/consent", "/consent/cs_1", "/consent/panic", "/consent/cs_1/more", "/static", "/static/", "/static/none.css", "/static/a/b", "/theme", "/theme/none.css", "/theme/a/b",
+				"/oauth2/callback/google-drive?state=s&code=c", "/oauth2/callback/a/b", "/consent", "/consent/cs_1", "/portal", portalPath, "/portal/unknown", "/portal/session", visitPath, visitPath + "/enter/ticket", visitPath + "/disconnect/cn_1", visitPath + "/none", "/consent/panic", "/consent/cs_1/more", "/static", "/static/", "/static/none.css", "/static/a/b", "/theme", "/theme/none.css", "/theme/a/b",
 				"/dashboard", "/dashboard/", "/dashboard/none", "/dashboard?tenant=none", "/dashboard?status=none", "/dashboard/login", "/dashboard/logout", "/none", "/favicon.ico", "/",
 			} {
 				r := httptest.NewRequest(method, path, nil)
@@ -83,7 +84,7 @@ func checkHeaders(t *testing.T, what, publicURL string, res *http.Response) {
 	}
 	method, path, _ := strings.Cut(what, " ")
 	wantOpener := ""
-	if strings.HasPrefix(path, "/dashboard") {
+	if strings.HasPrefix(path, "/dashboard") || path == visitPath || strings.HasPrefix(path, visitPath+"/disconnect") {
 		wantOpener = "same-origin"
 	}
 	if got := h.Get("Cross-Origin-Opener-Policy"); got != wantOpener && method != "BREW" { // unheard-of methods may end at the site's 404
@@ -104,7 +105,8 @@ func checkHeaders(t *testing.T, what, publicURL string, res *http.Response) {
 func TestFormActionIsWideOnConsentPagesOnly(t *testing.T) {
 	s := newSite(t, public, nil)
 	contains(t, s.get(linkPath).Header.Get("Content-Security-Policy"), "form-action 'self' https: http://127.0.0.1:* http://localhost:*")
-	for _, path := range []string{"/dashboard", "/consent/cs_1", "/none"} {
+	contains(t, s.get(portalPath).Header.Get("Content-Security-Policy"), "form-action 'self' https: http://127.0.0.1:* http://localhost:*")
+	for _, path := range []string{"/dashboard", "/consent/cs_1", visitPath, visitPath + "/disconnect/cn_1", "/none"} {
 		if p := s.get(path).Header.Get("Content-Security-Policy"); !strings.HasSuffix(p, "form-action 'self'") {
 			t.Errorf("%s: %q", path, p)
 		}
@@ -115,7 +117,7 @@ func TestFormActionIsWideOnConsentPagesOnly(t *testing.T) {
 func TestConnectIsForTheEndPageOnly(t *testing.T) {
 	s := newSite(t, public, nil)
 	contains(t, s.get("/consent/cs_1").Header.Get("Content-Security-Policy"), "; connect-src 'self';")
-	for _, path := range []string{linkPath, "/dashboard", "/none", "/oauth2/callback/google-drive"} {
+	for _, path := range []string{linkPath, portalPath, "/dashboard", "/none", "/oauth2/callback/google-drive"} {
 		lacks(t, s.get(path).Header.Get("Content-Security-Policy"), "connect-src")
 	}
 }

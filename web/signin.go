@@ -48,15 +48,9 @@ func (w *Web) decideFinish(c echo.Context) error {
 		return w.show(c, areaFinished, deadPage)
 	}
 	refused := outcome{Status: http.StatusForbidden, Key: "form_refused", Again: "/consent/" + id}
-	if err := w.sameOrigin(c); err != nil {
-		return w.show(c, areaFinished, refused)
-	}
-	form, ok := readForm(c)
-	if !ok {
-		return w.show(c, areaFinished, badRequest)
-	}
-	if !w.checkNonce(c.Request(), decisionNonce(id), broker.NewSecret(form("nonce"))) {
-		return w.show(c, areaFinished, refused)
+	form, err, sent := w.sentHere(c, areaFinished, refused, func(nonce broker.Secret) bool { return w.checkNonce(c.Request(), decisionNonce(id), nonce) })
+	if !sent {
+		return err
 	}
 	decision, ok := map[string]broker.Decision{"replace": broker.DecideReplace, "keep": broker.DecideKeep, "retry": broker.DecideRetry}[form("action")]
 	if !ok {
@@ -66,7 +60,7 @@ func (w *Web) decideFinish(c echo.Context) error {
 	ctx, cancel := w.begin(context.WithoutCancel(c.Request().Context()), c.Request(), w.cfg.FlowTimeout)
 	defer cancel()
 	var finish broker.Finish
-	err := w.guess(c, func() (err error) {
+	err = w.guess(c, func() (err error) {
 		finish, err = w.cfg.Service.DecideConsent(ctx, id, w.cookie(c.Request()), decision)
 		return err
 	})

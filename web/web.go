@@ -40,6 +40,8 @@ type Service interface {
 	// LinkStatus tells how the consent behind a link goes on, also when the link was used. It waits for another status than the
 	// known one, and changes nothing. With slow_down the origins come beside the error.
 	LinkStatus(ctx context.Context, link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
+	// Visits are those to "My connections".
+	Visits
 	// OperatorConnections pages through a tenant's connections.
 	OperatorConnections(ctx context.Context, op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
 	// RecordOperator writes an operator.* event; durable on return.
@@ -166,12 +168,16 @@ func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/oauth2/callback/:connector", areaCallback, methods{http.MethodGet: w.callback})
 	w.add(e, "/oauth2/login/:client", areaSignIn, methods{http.MethodGet: w.signedIn})
 	w.add(e, "/consent/:id", areaFinished, methods{http.MethodGet: w.finished, http.MethodPost: w.decideFinish})
+	w.add(e, "/portal/:link", areaPortal, methods{http.MethodGet: w.showPortalLink, http.MethodPost: w.openPortalLink})
+	w.add(e, "/portal/session/:id", areaVisit, methods{http.MethodGet: w.visit, http.MethodPost: w.actOnVisit})
+	w.add(e, "/portal/session/:id/enter/:ticket", areaEntrance, methods{http.MethodGet: w.enterPortal})
+	w.add(e, "/portal/session/:id/disconnect/:connection", areaVisit, methods{http.MethodGet: w.askDisconnect})
 	w.add(e, "/static/:file", areaStatic, methods{http.MethodGet: w.asset})
 	w.add(e, "/theme/:file", areaStatic, methods{http.MethodGet: w.theme})
 	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.dashboard})
 	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodPost: w.login})
 	w.add(e, "/dashboard/logout", areaDashboard, methods{http.MethodPost: w.logout})
-	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/static", "/static/*", "/theme", "/theme/*", "/sdk", "/sdk/*"} {
+	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/portal", "/portal/*", "/static", "/static/*", "/theme", "/theme/*", "/sdk", "/sdk/*"} {
 		e.RouteNotFound(rest, w.NotFound)
 	}
 	e.RouteNotFound("/dashboard/*", w.guard(areaDashboard, func(c echo.Context) error { return w.show(c, areaDashboard, noSuchPage) }))
@@ -189,12 +195,12 @@ type handler func(c echo.Context) error
 type methods map[string]handler
 
 // add registers a path with its methods; all others are answered 405. GET brings HEAD along, which net/http answers
-// without the body, except at the callbacks: there a GET is not without effect, and HEAD must be.
+// without the body, except at the callbacks and the entrance of a visit: there a GET is not without effect, and HEAD must be.
 func (w *Web) add(e *echo.Echo, path string, a area, allowed methods) {
 	var allow []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		h, ok := allowed[m]
-		if m == http.MethodHead && a != areaCallback && a != areaSignIn {
+		if m == http.MethodHead && a != areaCallback && a != areaSignIn && a != areaEntrance {
 			h, ok = allowed[http.MethodGet]
 		}
 		if ok {

@@ -39,9 +39,14 @@ type permissionGroup struct {
 	Care   bool // one of them is sensitive
 }
 
+// speaker is a page that has words.
+type speaker interface {
+	Say(key string, extra ...any) (template.HTML, error)
+}
+
 // permissionList is what the template of permissions shows: those asked for, or those that are there already.
 type permissionList struct {
-	Page   consentPage
+	Page   speaker
 	Groups []permissionGroup
 	New    bool
 }
@@ -67,7 +72,7 @@ func consentView(f frame, p broker.ConsentPage, left time.Duration, nonce broker
 		frame: f, Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
 		Account: viewAccount(p.Account), Glyph: glyphs[p.Connector.Category], Kind: "connect",
 		ByCode: p.Binding == broker.BindingCode, ByLogin: p.Binding == broker.BindingLogin,
-		Minutes: max(1, int((left+30*time.Second)/time.Minute)), Nonce: nonce.Reveal(),
+		Minutes: minutes(left), Nonce: nonce.Reveal(),
 	}
 	if v.Connector == "" {
 		v.Connector = p.Connector.ID

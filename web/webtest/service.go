@@ -25,6 +25,7 @@ type Service struct {
 	Status func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
 	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
 	Record func(op broker.Operator, t broker.EventType) error
+	Visits Visits
 
 	mu    sync.Mutex
 	calls []string
