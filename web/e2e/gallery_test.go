@@ -56,6 +56,7 @@ func newGallery(t *testing.T) (*site, []state) {
 	for _, name := range slices.Sorted(maps.Keys(troubles)) {
 		states = append(states, state{"message-" + name, "/connect/" + name})
 	}
+	states = append(states, portalStates(s)...)
 	return s, append(states, state{"message-dead-link", "/connect/no-such-link"}, state{"message-gone", "/consent/no-such-consent"})
 }
 

@@ -79,6 +79,8 @@ func newSite(t *testing.T) *site {
 				window.heard = [];
 				addEventListener("message", (e) => heard.push({origin: e.origin, data: e.data}));
 				document.getElementById("open").onclick = () => window.opened = window.open(%q, "consent");</script>`, s.url+"/connect/"+webtest.Link)
+		case "/evil-portal":
+			fmt.Fprintf(rw, `<!doctype html><title>evil</title><form method="post" action="%s/portal/session/pv_1"><input name="nonce" value="guess"><input name="action" value="disconnect"><input name="connection" value="cn_1"><button id="go">Win a prize</button></form>`, s.url)
 		case "/evil":
 			fmt.Fprintf(rw, `<!doctype html><title>evil</title><form method="post" action="%s/connect/%s"><input name="nonce" value="guess"><button id="go">Win a prize</button></form>`, s.url, webtest.Link)
 		}
