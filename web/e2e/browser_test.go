@@ -5,11 +5,13 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
@@ -41,6 +43,8 @@ func startBrowser(t *testing.T) context.Context {
 type tab struct {
 	ctx context.Context
 
+	weight, loaded atomic.Int64 // bytes and files that came over the wire
+
 	mu       sync.Mutex
 	problems []string
 }
@@ -54,6 +58,10 @@ func openTab(t *testing.T, browser context.Context) *tab {
 		switch ev := ev.(type) {
 		case *log.EventEntryAdded:
 			text = string(ev.Entry.Source) + ": " + ev.Entry.Text
+		case *network.EventLoadingFinished:
+			b.weight.Add(int64(ev.EncodedDataLength))
+			b.loaded.Add(1)
+			return
 		case *runtime.EventExceptionThrown:
 			text = "exception: " + ev.ExceptionDetails.Text
 		default:

@@ -24,6 +24,9 @@ func newGallery(t *testing.T) (*site, []state) {
 	t.Helper()
 	s := newSite(t)
 	consents, ends := webtest.ConsentStates(time.Now()), webtest.FinishStates()
+	themed, light := webtest.Page(time.Now(), broker.BindingCode), webtest.Page(time.Now(), broker.BindingReturn)
+	themed.ClientID, light.ClientID = "acme-chat", "light-chat"
+	consents["themed"], consents["pale"] = themed, light
 	troubles := map[string]broker.Code{
 		"elsewhere": broker.CodeAccessDenied, "misconfigured": broker.CodeProviderMisconfigured, "busy": broker.CodeTemporarilyUnavailable,
 	}

@@ -21,6 +21,12 @@ var keepShots = flag.Bool("shots", false, "write the screenshots to shots/")
 func (b *tab) shoot(t *testing.T, name string, l look) {
 	t.Helper()
 	b.with(t, l)
+	b.keep(t, name+"-"+l.name)
+}
+
+// keep is shoot for a look that is set already.
+func (b *tab) keep(t *testing.T, name string) {
+	t.Helper()
 	shot := ask(t, b, chromedp.FullScreenshot(100))
 	if !*keepShots {
 		return
@@ -32,7 +38,7 @@ func (b *tab) shoot(t *testing.T, name string, l look) {
 	if err := os.MkdirAll("shots", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join("shots", name+"-"+l.name+".png"), small, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join("shots", name+".png"), small, 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -129,7 +129,7 @@ func newSite(t *testing.T) *site {
 	digest := sha256.Sum256([]byte(operatorToken))
 	w, err := web.New(web.Config{
 		Service: s.service, Sessions: &webtest.Sessions{}, PublicURL: s.url, DashboardTokenSHA256: hex.EncodeToString(digest[:]),
-		Tenants: []string{"acme", "globex"}, ClientIP: func(*http.Request) string { return "192.0.2.1" },
+		Themes: themes(t), Tenants: []string{"acme", "globex"}, ClientIP: func(*http.Request) string { return "192.0.2.1" },
 		RequestID: func(*http.Request) string { return "req-7f3a" },
 		Now:       time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(io.Discard, nil)),
 	})
@@ -138,6 +138,25 @@ func newSite(t *testing.T) *site {
 	}
 	w.Register(e)
 	return s
+}
+
+// themes are a client with a logo as large as it may be, and one whose colour can't be read on white.
+func themes(t *testing.T) map[string]web.Theme {
+	t.Helper()
+	const drawing = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><rect width="48" height="48" rx="12" fill="#7a3cc9"/><path d="M12 34L24 12l12 22H12Z" fill="#fff"/></svg>`
+	logo, err := web.ParseLogo([]byte(drawing + strings.Repeat("\n", web.MaxLogo-len(drawing))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	violet, err := web.ParseAccent("#7a3cc9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	yellow, err := web.ParseAccent("#ffd400")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]web.Theme{"acme-chat": {Accent: violet, Logo: logo}, "light-chat": {Accent: yellow}}
 }
 
 func (s *site) lastPost() http.Header {
