@@ -201,7 +201,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
       onStatus: (now) => {
         if (rank[now.status] === 4) this.#result = now;
         const code = now.status === "awaiting_completion" && this.getAttribute("binding") === "code";
-        this.#show(code ? "code" : rank[now.status] > 2 ? now.status : this.state);
+        if (rank[now.status] > 2) this.#show(code ? "code" : now.status);
         tell("status", now);
       },
       onBlocked: (url) => { this.#show("blocked", url); tell("blocked", { url }); },
