@@ -24,15 +24,15 @@ import (
 type town struct {
 	*rig
 	broker *brokerProcess
-	chat   *chatSite
+	chat   *chatPlatform
 	office *office
 	api    *api // of acme-chat: bindings return and code
 	staff  *api // of staff-chat: binding login
 	chrome *window
 }
 
-// chatSite is a chat platform's page to which consents return. Who is logged in there says a cookie, as in any platform.
-type chatSite struct {
+// chatPlatform is a chat platform's page to which consents return. Who is logged in there says a cookie, as in any platform.
+type chatPlatform struct {
 	origin string
 
 	mu    sync.Mutex
@@ -47,7 +47,7 @@ func newTown(t *testing.T) *town {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &town{rig: r, chat: &chatSite{origin: "http://" + listener.Addr().String()}}
+	w := &town{rig: r, chat: &chatPlatform{origin: "http://" + listener.Addr().String()}}
 	w.office = withOffice(t, r)
 	text, err := os.ReadFile(r.config)
 	if err != nil {
