@@ -17,7 +17,7 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	res := s.get(linkPath)
 	status(t, res, http.StatusOK)
 	page := body(t, res)
-	contains(t, page, `<html lang="en" dir="ltr">`, "Acme Chat", "Google Drive", "Google", "See and download all your files", "Sensitive",
+	contains(t, page, `<html lang="en" dir="ltr">`, "Acme Chat", "Google Drive", "Google", "See and download all your files in Drive", "Sensitive",
 		"drive.readonly", "learns whose account this is", "<code>openid</code> <span class=\"muted\">added", `<h3>See</h3>`, `value="continue"`, `value="cancel"`, "short code", "9 more minutes")
 	lacks(t, page, "<script>", "style=", "onclick", ">New<")
 	if total := len(page) + len(body(t, s.get("/static/site.css"))) + len(body(t, s.get("/static/consent.js"))) + len(body(t, s.get("/static/icon.svg"))); total > 60<<10 {
@@ -33,7 +33,7 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	page = body(t, s.get(linkPath))
 	contains(t, page, "<title>Acme Chat asks for more access to Google Drive</title>", ">New<", "ada@example.com", "You come back to", "It has one permission already")
 	lacks(t, page, "short code")
-	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files") || !strings.Contains(folded, "See and download all your files") {
+	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files in Drive") || !strings.Contains(folded, "See and download all your files in Drive") {
 		t.Error("what it has already is not folded")
 	}
 

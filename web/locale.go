@@ -290,20 +290,25 @@ func (l *lang) described(english string) (text, tag string) {
 	return english, sourceLanguage
 }
 
-// Untranslated tells which of these English texts, those of the catalogue of providers, each language has no translation of: by
-// the language's tag, complete ones left out. The pages show such a text as it is.
-func Untranslated(english []string) (map[string][]string, error) {
+// CompareCatalogue holds the languages against the English texts of the catalogue of providers: by the language's tag, those that it
+// has no translation of, which the pages show as they are, and those that it translates though the catalogue has them no more.
+func CompareCatalogue(english []string) (missing, stale map[string][]string, err error) {
 	all, err := ownLanguages()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	missing := map[string][]string{}
+	missing, stale = map[string][]string{}, map[string][]string{}
 	for _, l := range all.list {
 		for _, text := range english {
 			if _, tag := l.described(text); tag != "" {
 				missing[l.Tag] = append(missing[l.Tag], text)
 			}
 		}
+		for text := range l.catalogue {
+			if !slices.Contains(english, text) {
+				stale[l.Tag] = append(stale[l.Tag], text)
+			}
+		}
 	}
-	return missing, nil
+	return missing, stale, nil
 }

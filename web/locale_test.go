@@ -139,8 +139,8 @@ func TestDescribed(t *testing.T) {
 			t.Errorf("%s %q: %q, %q", tt.tag, tt.in, out, lang)
 		}
 	}
-	missing, err := Untranslated([]string{"No such text"})
-	if err != nil || len(missing["de"]) != 1 || len(missing["en"]) != 0 {
-		t.Errorf("untranslated: %v, %v", missing, err)
+	missing, stale, err := CompareCatalogue([]string{"No such text"})
+	if err != nil || len(missing["de"]) != 1 || len(missing["en"]) != 0 || !slices.Contains(stale["de"], "See your contacts") {
+		t.Errorf("missing %v, stale %v, %v", missing, stale["de"], err)
 	}
 }

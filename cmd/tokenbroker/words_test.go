@@ -40,19 +40,23 @@ func TestPermissionsAreTranslated(t *testing.T) {
 	if len(needed) < 80 || len(others) < 100 {
 		t.Fatalf("the catalogue has %d and %d descriptions: the test looks in the wrong place", len(needed), len(others))
 	}
-	for list, must := range map[*[]string]bool{&needed: true, &others: false} {
-		slices.Sort(*list)
-		texts := slices.DeleteFunc(slices.Compact(*list), func(s string) bool { return s == "" })
-		missing, err := web.Untranslated(texts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for tag, lacks := range missing {
-			if must {
-				t.Errorf("web/locales/scopes/%s.yaml lacks %q", tag, lacks)
+	slices.Sort(needed)
+	slices.Sort(others)
+	all := slices.DeleteFunc(slices.Concat(needed, others), func(s string) bool { return s == "" })
+	missing, stale, err := web.CompareCatalogue(slices.Compact(all))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tag, texts := range missing {
+		for _, text := range texts {
+			if slices.Contains(needed, text) {
+				t.Errorf("web/locales/scopes/%s.yaml lacks %q", tag, text)
 			} else {
-				t.Logf("web/locales/scopes/%s.yaml lacks %d of %d: %q", tag, len(lacks), len(texts), lacks)
+				t.Logf("web/locales/scopes/%s.yaml lacks %q", tag, text)
 			}
 		}
+	}
+	for tag, texts := range stale {
+		t.Errorf("web/locales/scopes/%s.yaml translates what the catalogue does not say any more: %q", tag, texts)
 	}
 }

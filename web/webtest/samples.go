@@ -21,8 +21,8 @@ func Page(now time.Time, binding broker.Binding) broker.ConsentPage {
 	return broker.ConsentPage{
 		ConsentID: "cs_1", ClientName: "Acme Chat", Origins: []string{"https://chat.example"}, Connector: Drive(),
 		Scopes: []broker.PageScope{
-			scope("https://www.googleapis.com/auth/drive.readonly", "See and download all your files", broker.AccessRead, true),
-			scope("https://www.googleapis.com/auth/drive.file", "Create files, and change those that it made", broker.AccessChange, false),
+			scope("https://www.googleapis.com/auth/drive.readonly", "See and download all your files in Drive", broker.AccessRead, true),
+			scope("https://www.googleapis.com/auth/drive.file", "Open and change the Drive files you use with this assistant", broker.AccessChange, false),
 		},
 		Binding: binding, Status: broker.ConsentPending, Expires: now.Add(9 * time.Minute),
 	}
