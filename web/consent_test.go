@@ -33,7 +33,8 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	page = body(t, s.get(linkPath))
 	contains(t, page, "<title>Acme Chat asks for more access to Google Drive</title>", ">New<", "ada@example.com", "You come back to", "It has one permission already")
 	lacks(t, page, "short code")
-	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files in Drive") || !strings.Contains(folded, "See and download all your files in Drive") {
+	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files in Drive") || !strings.Contains(folded, "See and download all your files in Drive") ||
+		strings.Contains(open, "learns whose account") || !strings.Contains(folded, "learns whose account") {
 		t.Error("what it has already is not folded")
 	}
 

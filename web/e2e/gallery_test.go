@@ -23,7 +23,8 @@ type state struct{ name, path string }
 func newGallery(t *testing.T) (*site, []state) {
 	t.Helper()
 	s := newSite(t)
-	consents, ends := webtest.ConsentStates(time.Now()), webtest.FinishStates()
+	began := time.Now()
+	consents, ends := webtest.ConsentStates(began), webtest.FinishStates()
 	themed, light := webtest.Page(time.Now(), broker.BindingCode), webtest.Page(time.Now(), broker.BindingReturn)
 	themed.ClientID, light.ClientID = "acme-chat", "light-chat"
 	consents["themed"], consents["pale"] = themed, light
@@ -38,6 +39,7 @@ func newGallery(t *testing.T) (*site, []state) {
 		if !ok {
 			return broker.ConsentPage{}, broker.Errorf(broker.CodeNotFound, "x")
 		}
+		p.Expires = p.Expires.Add(time.Since(began)) // the pictures say the same whenever they are made
 		return p, nil
 	}
 	s.service.Again = func(id string, _ func(string) broker.Secret) (broker.Finish, error) {
