@@ -171,7 +171,7 @@ func (d *dev) config(address, ops, chat, issuer, secret string) (*Config, error)
 		Clients: []ClientConfig{{
 			Client: broker.Client{
 				ID: devClientID, Name: devClientName, Tenant: devTenant,
-				ReturnTo: []string{"http://" + chat + "/done"}, Origins: []string{"http://" + chat},
+				ReturnTo: []string{"http://" + chat + "/done", "http://" + chat + "/portal"}, Origins: []string{"http://" + chat},
 			},
 			KeySHA256: [][32]byte{sha256.Sum256([]byte(d.key))},
 		}},

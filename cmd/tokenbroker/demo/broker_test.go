@@ -35,6 +35,7 @@ type fakeBroker struct {
 	revoked     string
 	slowToken   chan struct{} // while set, tokens wait for it
 	life        int           // of tokens, in s
+	visitor     string        // whose connections the link shows
 }
 
 type fakeConsent struct {
@@ -57,6 +58,29 @@ func newFakeBroker(t *testing.T) *fakeBroker {
 		}}}})
 	})
 	m.HandleFunc("GET /v1/events", f.listEvents)
+	m.HandleFunc("POST /v1/portal-sessions", func(w http.ResponseWriter, r *http.Request) {
+		var in struct {
+			Subject, State string
+			ReturnTo       string `json:"return_to"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		f.set(func() { f.visitor = in.Subject })
+		answer(w, 201, map[string]any{"id": "prt_1", "url": f.http.URL + "/portal/link?" + in.ReturnTo + "&" + in.State})
+	})
+	m.HandleFunc("POST /v1/portal-sessions/{id}/complete", func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Subject, Code string }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		switch {
+		case in.Subject != f.visitor:
+			answer(w, 403, map[string]any{"error": "subject_mismatch"})
+		case in.Code != goodCode || r.PathValue("id") != "prt_1":
+			answer(w, 410, map[string]any{"error": "expired"})
+		default:
+			answer(w, 200, map[string]any{"url": f.http.URL + "/portal/session/prt_1"})
+		}
+	})
 	m.HandleFunc("/files", f.files)
 	m.HandleFunc("GET /connect/{link}", f.connect)
 	f.http = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

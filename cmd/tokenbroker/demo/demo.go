@@ -132,6 +132,8 @@ func (d *Demo) routes() http.Handler {
 	m.HandleFunc("POST /again", d.withSession(d.askAgain))
 	m.HandleFunc("POST /replace", d.withSession(d.replaceAccount))
 	m.HandleFunc("POST /forward", d.withSession(d.forward))
+	m.HandleFunc("POST /connections", d.withSession(d.myConnections))
+	m.HandleFunc("GET "+portalPath, d.portalReturned)
 	m.HandleFunc("GET /updates", d.withSession(d.updates))
 	m.HandleFunc("GET /done", d.consentReturned)
 	m.HandleFunc("GET /finished", d.withSession(d.finished))
@@ -144,7 +146,7 @@ func (d *Demo) routes() http.Handler {
 func (d *Demo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "+
-		"base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+		"base-uri 'none'; form-action 'self' "+d.cfg.BrokerURL+"; frame-ancestors 'none'") // "My connections" leads there
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")

@@ -8,7 +8,7 @@
 //	})
 //	server := &http.Server{Handler: chat}
 //
-// The broker must list PublicURL+"/done" among the client's return_to and PublicURL among its origins. A request may take
+// The broker must list PublicURL+"/done" and PublicURL+"/portal" among the client's return_to and PublicURL among its origins. A request may take
 // as long as the provider does, so the server's WriteTimeout should not be below 90 s.
 //
 // Who is chatting is chosen on a page instead of being proven, and everything lives in memory: it is a demo. The rest is

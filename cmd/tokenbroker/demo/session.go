@@ -229,7 +229,7 @@ func (d *Demo) signIn(w http.ResponseWriter, r *http.Request) {
 		Secure: strings.HasPrefix(d.cfg.PublicURL, "https:"), MaxAge: int(sessionLife.Seconds()),
 	})
 	next := "/"
-	if back := r.PostFormValue("next"); strings.HasPrefix(back, "/done?") { // nowhere else: no open redirect
+	if back := r.PostFormValue("next"); strings.HasPrefix(back, "/done?") || strings.HasPrefix(back, portalPath+"?") { // nowhere else: no open redirect
 		next = back
 	}
 	http.Redirect(w, r, next, http.StatusSeeOther)

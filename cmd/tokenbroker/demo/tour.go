@@ -17,6 +17,7 @@ const (
 	stopRefresh = "refresh"
 	stopForward = "forward"
 	stopMore    = "more"
+	stopSee     = "see"
 	stopEnd     = "end"
 	stopAgain   = "again"
 )
@@ -26,10 +27,11 @@ type stop struct {
 	Key   string
 	Title string
 	Text  string
-	// Say is what to send to the assistant, with the words of its button; empty where something on the page is to be pressed.
-	Say, Button string
-	Done        bool
-	Next        bool // the first that is not done
+	// Say is what to send to the assistant, or Open a page to open, with the words of the button; both are empty where something in
+	// the chat is to be pressed.
+	Say, Open, Button string
+	Done              bool
+	Next              bool // the first that is not done
 	// Until is when the token at hand will be replaced, where this stop is about that.
 	Until time.Time
 }
@@ -50,6 +52,8 @@ func stops(other string) []stop {
 				" signs in with an account of their own, says yes, and is refused. No chat ever gets somebody else's account."},
 		{Key: stopMore, Title: "Allow more, later", Say: "Save a note: buy milk", Button: "Save a note",
 			Text: "Now say yes yourself. The page tells what is new from what Fern has already."},
+		{Key: stopSee, Title: "See who did what", Open: "/connections", Button: "My connections",
+			Text: "A page of the broker's for you alone: what is connected, which assistant got which permission when and why, and a way to end it. Its link is bound to you, as a consent's is."},
 		{Key: stopEnd, Title: "Take it back", Say: "Disconnect", Button: "Disconnect",
 			Text: "The broker erases what it keeps and revokes it at the file service, and Fern tells you what that one answered."},
 		{Key: stopAgain, Title: "Be asked again", Say: "Show my files", Button: "Show my files",

@@ -1,6 +1,7 @@
 package demo_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -73,4 +74,38 @@ func TestTour(t *testing.T) {
 	}
 	alice.post("/messages", "text", "disconnect")
 	alice.wants(alice.get("/"), `data-stop="end" data-seen`)
+}
+
+// "My connections" opens for whoever is logged in here, and for nobody to whom its link was sent on.
+func TestMyConnections(t *testing.T) {
+	s := newStage(t)
+	alice, bob := s.signedIn("alice"), s.signedIn("bob")
+	noRedirects := func(b *browser) {
+		b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	noRedirects(alice)
+	to := func(res *http.Response, err error) string {
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res.Header.Get("Location")
+	}
+	if at := to(alice.client.PostForm(s.http.URL+"/connections", nil)); !strings.HasPrefix(at, s.broker.http.URL+"/portal/link?"+s.http.URL+"/portal&") {
+		t.Fatalf("led to %q", at)
+	}
+	const back = "/portal?portal=prt_1&code=" + goodCode
+	bob.wants(bob.get(back), "This link was not made for you")
+	if at := to(alice.client.Get(s.http.URL + back)); at != s.broker.http.URL+"/portal/session/prt_1" {
+		t.Errorf("led to %q", at)
+	}
+	alice.wants(alice.get("/"), `data-stop="see" data-seen`)
+	alice.client.CheckRedirect = nil
+	alice.wants(alice.get("/portal?portal=prt_1&code=old"), "That did not work")
+	alice.wants(alice.get("/portal"), "Nothing was opened")
+	stranger := s.browser()
+	stranger.wants(stranger.get(back), "Who is chatting?", `value="/portal?portal=prt_1&amp;code=`)
+	if strings.Contains(stranger.seen.String(), "/portal/session/") {
+		t.Error("a stranger was led to the list")
+	}
 }

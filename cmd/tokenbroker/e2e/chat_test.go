@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/target"
 	"github.com/chromedp/chromedp"
 )
@@ -187,11 +189,23 @@ func TestDemoChatInChromium(t *testing.T) {
 	w.until(`document.querySelector("#events li[data-type='token.refreshed']") !== null`)
 	w.seen("ask", "consent", "refresh", "forward", "more")
 
+	// "My connections": through the broker's page and back, so that it is bound to who is logged in here.
+	p = w.popup(func() { w.click(`[data-stop=see] button`) })
+	p.until(`document.querySelector("form.choice button.primary") !== null && location.pathname.startsWith("/portal/")`)
+	p.do(chromedp.Click(chromedp.CSS(`form.choice button.primary`)))
+	p.until(`location.pathname.startsWith("/portal/session/") && location.search === "" && document.querySelector("main").textContent.includes("alice@example.com")`)
+	p.until(`document.querySelector("main").textContent.includes("demo-assistant") && document.querySelector("main").textContent.includes("asked in the chat")`)
+	p.shoot("6-my-connections")
+	if _, err := chromedp.Call(w.ctx, cdppage.BringToFront, cdp.Empty{}); err != nil { // it opened in a tab before the chat's
+		t.Fatal(err)
+	}
+	w.seen("ask", "consent", "refresh", "forward", "more", "see")
+
 	w.do(chromedp.SendKeys(chromedp.CSS("#text"), "disconnect\r"))
 	w.until(`document.querySelector("#events li[data-type='connection.revoked']") !== null`)
 	w.click(`[data-say="files"]`)
 	w.until(`document.querySelector(".card[data-state=waiting] a[data-connect]") !== null`)
-	w.seen("ask", "consent", "refresh", "forward", "more", "end", "again")
+	w.seen("ask", "consent", "refresh", "forward", "more", "see", "end", "again")
 	w.shoot("7-asks-again")
 	w.do(chromedp.EmulateViewport(390, 844))
 	w.until(`document.documentElement.scrollWidth <= document.documentElement.clientWidth`)
