@@ -110,8 +110,8 @@ func (w *world) removed(name string) {
 	}
 	t := c.token
 	rec := w.records[c.conn]
-	// A consent may have moved a shared grant on meanwhile.
-	if t.landed.IsZero() && t.settled.IsZero() && rec.revoked == 0 && w.beside[fileID(name)] == nil && (w.shared == nil || rec.token != t) {
+	// Of a shared grant the connection's own record may have had it: a consent can have moved the grant on meanwhile.
+	if t.landed.IsZero() && t.settled.IsZero() && rec.revoked == 0 && w.beside[fileID(name)] == nil && !t.recorded {
 		w.violate("%s left the spool, and the store has it neither as the record's nor beside it", t.value)
 	}
 }
@@ -199,6 +199,7 @@ func (w *world) tokenWritten(p *process, conn int, sealed string) {
 	}
 	rec.grant = t.grant
 	if w.shared != nil {
+		t.recorded = true
 		return // what counts is the grant's record
 	}
 	t.takenBack, t.holder = time.Time{}, p

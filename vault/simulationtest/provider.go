@@ -67,6 +67,7 @@ type token struct {
 	excused    bool      // and nobody who remembered it was there to bring it back at once
 	given      bool      // a live process had it in its memory
 	begun      time.Time // a process began to store it
+	recorded   bool      // a connection's own record had it, of a shared grant
 	settled    time.Time // a process was told by the store that there is nothing more to do
 }
 
