@@ -76,6 +76,10 @@ func TestLanguageOfThePage(t *testing.T) {
 			t.Errorf("Content-Language %q on a page in %s", got, tt.want)
 		}
 		lacks(t, page, "><b>", "<script>", "⟦")
+		_, kept := s.jar["__Host-tb_lang"]
+		if meant := tt.cookie != "" || tt.query == "?lang=ja" || tt.query == "?lang=pt-BR" || tt.query == "?lang=AR"; kept != meant {
+			t.Errorf("query %q: the choice is kept: %t", tt.query, kept)
+		}
 	}
 }
 
