@@ -10,6 +10,8 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+
+	"tokenbroker/web/webtest"
 )
 
 // axe-core, as npm has it, unchanged, with its licence (MPL 2.0) beside it. It comes into the page over the debugger's protocol: the
@@ -87,6 +89,28 @@ func TestAxe(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAxeOnRefusedForm is TestAxe for the one page that has no address of its own: the answer to a form that was open for too long.
+func TestAxeOnRefusedForm(t *testing.T) {
+	s := newSite(t)
+	b := openTab(t, startBrowser(t))
+	b.withAxe(t)
+	for _, lang := range languages {
+		b.do(t, chromedp.Navigate(s.url+"/connect/"+webtest.Link+"?lang="+lang), chromedp.WaitVisible(chromedp.CSS("h1")))
+		ask(t, b, chromedp.Evaluate[bool](`document.querySelector("[name=nonce]").value = "stale", true`))
+		b.do(t, chromedp.Click(chromedp.CSS("button.primary")), chromedp.WaitVisible(chromedp.CSS(".mood-bad")))
+		if got := ask(t, b, chromedp.Evaluate[string]("document.documentElement.lang")); got != lang {
+			t.Errorf("the refusal is in %s, not in %s", got, lang)
+		}
+		for _, l := range []look{phone, desktopDark} {
+			b.with(t, l)
+			b.axe(t, "refused form in "+lang+", "+l.name)
+			if lang == "en" {
+				b.shoot(t, "message-form-refused", l)
+			}
+		}
 	}
 }
 
