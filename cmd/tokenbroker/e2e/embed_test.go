@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"tokenbroker/providers/sandbox"
 )
 
 // chatSite is the page of a chat at an origin of its own, and the chat's backend behind return_to.
@@ -31,9 +33,9 @@ type chatSite struct {
 const strictPolicy = "default-src 'none'; script-src 'self' BROKER; connect-src BROKER; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 // newChatSite starts two replicas and a site whose pages are among the client's origins, if registered.
-func newChatSite(t *testing.T, registered bool) *chatSite {
+func newChatSite(t *testing.T, registered bool, change ...func(*sandbox.Config)) *chatSite {
 	t.Helper()
-	s := &chatSite{r: newRig(t), address: freeAddress(t), subject: "u1"}
+	s := &chatSite{r: newRig(t, change...), address: freeAddress(t), subject: "u1"}
 	s.r.edit(`return_to: ["http://127.0.0.1:3000/done"]`, `return_to: ["http://`+s.address+`/done"]`)
 	if registered {
 		s.r.edit(`origins: ["http://127.0.0.1:3000"]`, `origins: ["http://`+s.address+`"]`)
@@ -301,6 +303,32 @@ func TestEmbeddingBlockedAndClosed(t *testing.T) {
 			t.Errorf("the page's policy was violated: %s", heard)
 		}
 	}
+}
+
+// A window that is gone while the user is at the provider may only look so, as some providers cut it off: the page is told, and
+// goes on, and hears how it ends.
+func TestEmbeddingWindowCutOff(t *testing.T) {
+	t.Parallel()
+	s := newChatSite(t, true, func(c *sandbox.Config) { c.Auto = nil })
+	consent := s.api.consent("u1")
+	s.show(element("files", consent.str("url"), "code"))
+	w := openChromium(t)
+	s.open(w, "/strict")
+	w.until(`document.querySelector("#files").shadowRoot !== null`)
+	p := w.popup(func() { w.click("#files") })
+	p.agree()
+	p.until(`document.querySelector("button[value=allow]") !== null`)
+	w.until(`window.heard.includes("files status started")`)
+	if err := chromedp.Cancel(p.ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.until(`document.querySelector("#files[state=closed]") !== null && window.heard.includes("files closed started")`)
+	p = w.popup(func() { w.until(`(() => { window.open("` + consent.str("url") + `"); return true; })()`) })
+	p.agree()
+	p.until(`document.querySelector("button[value=allow]") !== null`)
+	p.do(chromedp.Click(chromedp.CSS(`input[value="alice"]`)), chromedp.Click(chromedp.CSS(`button[value="allow"]`)))
+	s.api.want(200, "POST", "/v1/consents/"+consent.str("id")+"/complete", object{"subject": "u1", "code": p.shownCode()})
+	w.until(`document.querySelector("#files[state=completed]") !== null`)
 }
 
 // A page of an origin that the client did not register opens the consent, and hears nothing of it.

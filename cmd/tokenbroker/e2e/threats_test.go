@@ -296,7 +296,7 @@ func consentThreats(t *testing.T, r *rig) {
 	})
 	t.Run("14 and 17 headers everywhere", func(t *testing.T) {
 		b := newBrowser(t)
-		for _, path := range []string{"/connect/nope", "/oauth2/callback/files", "/oauth2/callback/nope", "/dashboard", "/nope", "/consent/nope"} {
+		for _, path := range []string{"/connect/nope", "/connect/nope/status", "/sdk/nope", "/oauth2/callback/files", "/oauth2/callback/nope", "/dashboard", "/nope", "/consent/nope"} {
 			got := b.get(p.url + path)
 			csp := got.header.Get("Content-Security-Policy")
 			if !strings.Contains(csp, "frame-ancestors 'none'") || !strings.Contains(csp, "default-src 'none'") || got.header.Get("X-Frame-Options") != "DENY" ||
