@@ -162,7 +162,7 @@ func describe(e event, seq int) line {
 		l.Who += " via " + e.Actor.Tool
 	}
 	l.What = map[string]string{
-		"consent.created": "Consent asked for", "consent.started": "Consent started", "consent.granted": "Provider granted",
+		"consent.created": "Consent asked for", "consent.started": "Consent started", "consent.signed_in": "Signed in at the organisation", "consent.granted": "Provider granted",
 		"consent.denied": "User said no", "consent.failed": "Consent failed", "consent.completed": "Consent completed",
 		"token.issued": "Token handed out", "token.refused": "Token refused", "token.refreshed": "Token refreshed",
 		"token.refresh_failed": "Refresh failed", "connection.scope_reduced": "Scope lost", "connection.needs_consent": "Needs consent again",
