@@ -14,6 +14,7 @@ type PortalPage struct {
 	ClientID   string
 	Binding    Binding
 	Expires    time.Time
+	Visit      string // of the link, which is open in this very browser; empty: none
 }
 
 // PortalStart is what the browser gets that a visit now belongs to.
@@ -32,17 +33,23 @@ type PortalStart struct {
 func PortalCookie(id string) string { return cookieName(id) }
 
 // OpenPortalLink shows whose page a link leads to. It changes nothing, so that previews and mail scanners do no harm. An
-// unknown, an expired and a used link look the same: not_found.
-func (s *Service) OpenPortalLink(ctx context.Context, link Secret) (PortalPage, error) {
-	portal, client, err := s.portalByLink(ctx, link)
+// unknown, an expired and a used link look the same: not_found. To the browser that is in the open visit it tells which that is.
+func (s *Service) OpenPortalLink(ctx context.Context, link Secret, cookie func(name string) Secret) (PortalPage, error) {
+	portal, client, err := s.linkedPortal(ctx, link)
 	if err != nil {
 		return PortalPage{}, err
 	}
-	return PortalPage{ClientName: client.Name, ClientID: client.ID, Binding: portal.Binding, Expires: portal.CreatedAt.Add(LinkLife)}, nil
+	page := PortalPage{ClientName: client.Name, ClientID: client.ID, Binding: portal.Binding, Expires: portal.CreatedAt.Add(LinkLife)}
+	if s.portalStatusOf(portal) == PortalOpen && cookie(cookieName(portal.ID)).MatchesDigest(portal.BrowserDigest) {
+		page.Visit = portal.ID
+	} else if !s.canStart(portal) {
+		return PortalPage{}, errNoPortal()
+	}
+	return page, nil
 }
 
-// portalByLink finds the visit of a link that can still be used, and its client.
-func (s *Service) portalByLink(ctx context.Context, link Secret) (Portal, Client, error) {
+// linkedPortal finds the visit of a link, in whatever state, and its client.
+func (s *Service) linkedPortal(ctx context.Context, link Secret) (Portal, Client, error) {
 	id, ok := consentIDOf(link)
 	if !ok {
 		return Portal{}, Client{}, errNoPortal()
@@ -51,21 +58,29 @@ func (s *Service) portalByLink(ctx context.Context, link Secret) (Portal, Client
 	if err != nil {
 		return Portal{}, Client{}, err
 	}
-	unproved := portal.Status == PortalPending || portal.Status == PortalStarted && portal.TicketDigest == ""
 	client, there := s.cfg.Client(portal.Client)
-	if !link.Equal(portal.Link) || !unproved || !there || !s.cfg.Now().Before(portal.CreatedAt.Add(LinkLife)) {
+	if !link.Equal(portal.Link) || !there || client.Tenant != portal.Tenant {
 		return Portal{}, Client{}, errNoPortal()
 	}
 	return portal, client, nil
+}
+
+// canStart tells whether the link of the visit can still be used: nobody is vouched for, and it is not too old.
+func (s *Service) canStart(portal Portal) bool {
+	unproved := portal.Status == PortalPending || portal.Status == PortalStarted && portal.TicketDigest == ""
+	return unproved && s.cfg.Now().Before(portal.CreatedAt.Add(LinkLife))
 }
 
 // StartPortal makes the visit this browser's, and begins what shows who sits there: a code by which the client can vouch for
 // them, or a sign-in. The same browser may start again (the back button): what was begun before is void then. Another browser
 // may not.
 func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name string) Secret) (PortalStart, error) {
-	portal, client, err := s.portalByLink(ctx, link)
+	portal, client, err := s.linkedPortal(ctx, link)
 	if err != nil {
 		return PortalStart{}, err
+	}
+	if !s.canStart(portal) {
+		return PortalStart{}, errNoPortal()
 	}
 	if portal.Status == PortalStarted && !cookie(cookieName(portal.ID)).MatchesDigest(portal.BrowserDigest) {
 		return PortalStart{}, s.portalRefused(ctx, portal, "a second browser tried to open the link",

@@ -99,8 +99,8 @@ func TestPortalByCode(t *testing.T) {
 		if link.Binding != broker.BindingCode || !strings.HasPrefix(link.URL.Reveal(), "https://broker.example/portal/") || time.Until(link.ExpiresAt) != broker.LinkLife {
 			t.Errorf("link: %+v", link)
 		}
-		page, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link))
-		if err != nil || page.ClientName != "Chat" || page.Binding != broker.BindingCode {
+		page, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link), b.Cookie)
+		if err != nil || page.Visit != "" || page.ClientName != "Chat" || page.Binding != broker.BindingCode {
 			t.Fatalf("page: %+v, %v", page, err)
 		}
 		start := h.StartPortal(t, b, link)
@@ -122,8 +122,11 @@ func TestPortalByCode(t *testing.T) {
 		if _, err := h.Service.CompletePortal(t.Context(), h.Caller(), link.ID, broker.Completion{Subject: "alice", Code: v.Code}); broker.CodeOf(err) != broker.CodeExpired {
 			t.Errorf("completed twice: %v", err)
 		}
-		if _, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link)); broker.CodeOf(err) != broker.CodeNotFound {
+		if _, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link), noCookie); broker.CodeOf(err) != broker.CodeNotFound {
 			t.Errorf("a used link: %v", err)
+		}
+		if again, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link), b.Cookie); err != nil || again.Visit != link.ID {
+			t.Errorf("the link once more, in the browser of the visit: %+v, %v", again, err)
 		}
 		for _, e := range h.Store.Entries(broker.EventPortalCreated, broker.EventPortalOpened) {
 			if e.Portal != link.ID || e.Subject != "alice" || e.Actor != (broker.Actor{}) || e.Outcome != "ok" {
@@ -136,6 +139,9 @@ func TestPortalByCode(t *testing.T) {
 		time.Sleep(broker.PortalLife)
 		if got := sees(h, b, link.ID); got != "not_found" || portalStatus(t, h, link.ID) != broker.PortalExpired {
 			t.Errorf("after its time the page shows %q", got)
+		}
+		if _, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link), b.Cookie); broker.CodeOf(err) != broker.CodeNotFound {
+			t.Errorf("the link after the visit: %v", err)
 		}
 	})
 }
@@ -329,13 +335,13 @@ func TestPortalLinkLife(t *testing.T) {
 
 		link = newPortal(t, h, "alice", "")
 		time.Sleep(broker.LinkLife)
-		_, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link))
+		_, err := h.Service.OpenPortalLink(t.Context(), brokertest.PortalSecret(link), b.Cookie)
 		_, startErr := h.Service.StartPortal(t.Context(), brokertest.PortalSecret(link), b.Cookie)
 		if broker.CodeOf(err) != broker.CodeNotFound || broker.CodeOf(startErr) != broker.CodeNotFound || portalStatus(t, h, link.ID) != broker.PortalExpired {
 			t.Errorf("an expired link: %v, %v", err, startErr)
 		}
 		for _, text := range []string{"", "x", link.ID, link.URL.Reveal(), brokertest.PortalSecret(link).Reveal()[:55] + "!"} {
-			if _, err := h.Service.OpenPortalLink(t.Context(), broker.NewSecret(text)); broker.CodeOf(err) != broker.CodeNotFound {
+			if _, err := h.Service.OpenPortalLink(t.Context(), broker.NewSecret(text), b.Cookie); broker.CodeOf(err) != broker.CodeNotFound {
 				t.Errorf("link %q: %v", text, err)
 			}
 		}

@@ -26,7 +26,8 @@
 //
 // # What holds for every page
 //
-// Opening a page changes nothing on the server: link previews and mail scanners open everything. Nothing here is ever
+// Opening a page changes nothing on the server: link previews and mail scanners open everything. The exceptions are the ends of
+// redirects, which need a cookie that those do not have: the callbacks, and the entrance of a visit to "My connections". Nothing here is ever
 // shown from a provider's error text. Pages work without JavaScript; the one script adds what is handy: a copy button,
 // news of what happens meanwhile, and word to the window that opened the page how it went. The request's Host is never used: all that depends on the public address
 // comes from Config.PublicURL.

@@ -14,7 +14,7 @@ import (
 // not_found.
 type Visits interface {
 	// OpenPortalLink reads what the page behind a link shows. It changes nothing.
-	OpenPortalLink(ctx context.Context, link broker.Secret) (broker.PortalPage, error)
+	OpenPortalLink(ctx context.Context, link broker.Secret, cookie func(name string) broker.Secret) (broker.PortalPage, error)
 	// StartPortal makes the visit this browser's, and tells where it goes to show who sits there.
 	StartPortal(ctx context.Context, link broker.Secret, cookie func(name string) broker.Secret) (broker.PortalStart, error)
 	// EnterPortal opens a visit for the browser that its client has just sent on.
@@ -39,11 +39,14 @@ func (w *Web) showPortalLink(c echo.Context) error {
 		if !linkShape.MatchString(link.Reveal()) {
 			return broker.Errorf(broker.CodeNotFound, "no such link")
 		}
-		page, err = w.cfg.Service.OpenPortalLink(ctx, link)
+		page, err = w.cfg.Service.OpenPortalLink(ctx, link, w.cookie(c.Request()))
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if page.Visit != "" { // the link once more, where it was opened
+		return c.Redirect(http.StatusSeeOther, visitAddress(page.Visit))
 	}
 	left := page.Expires.Sub(w.cfg.Now())
 	nonce, err := w.nonce(c.Response(), c.Request(), link, min(max(left, time.Minute), broker.LinkLife))

@@ -29,7 +29,7 @@ func newPortalWith(t *testing.T, change func(*web.Config)) *site {
 		return id == "pv_1" && cookie("tb-pv_1").Equal(broker.NewSecret(visitValue))
 	}
 	s.service.Visits = webtest.Visits{
-		Open: func(link broker.Secret) (broker.PortalPage, error) {
+		Open: func(link broker.Secret, _ func(string) broker.Secret) (broker.PortalPage, error) {
 			if link.Reveal() != webtest.Link {
 				return broker.PortalPage{}, missing
 			}
@@ -130,6 +130,23 @@ func TestPortalGoesOnToProveWhoItIs(t *testing.T) {
 	page := body(t, res)
 	contains(t, page, "opened in another browser", "somebody else may have this one")
 	lacks(t, page, "canary")
+}
+
+func TestPortalLinkOfTheOpenVisit(t *testing.T) {
+	s := newPortal(t)
+	s.service.Visits.Open = func(_ broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error) {
+		if cookie("tb-pv_1").Reveal() != visitValue {
+			return broker.PortalPage{}, broker.Errorf(broker.CodeNotFound, "used")
+		}
+		return broker.PortalPage{Visit: "pv_1"}, nil
+	}
+	res := s.get(portalPath)
+	status(t, res, http.StatusSeeOther)
+	if loc := res.Header.Get("Location"); loc != visitPath {
+		t.Errorf("on to %q", loc)
+	}
+	s.jar = map[string]string{}
+	status(t, s.get(portalPath), http.StatusNotFound)
 }
 
 func TestPortalWaitsForTheCode(t *testing.T) {
@@ -321,8 +338,8 @@ func everyPortalPage(t *testing.T, tag string) map[string]string {
 	pages := map[string]string{"portal ask": body(t, s.get(visitPath+"/disconnect/cn_1")), "portal gone": body(t, s.get("/portal/session/pv_2"))}
 	open := s.service.Visits.Open
 	for _, binding := range []broker.Binding{broker.BindingCode, broker.BindingReturn, broker.BindingLogin} {
-		s.service.Visits.Open = func(link broker.Secret) (broker.PortalPage, error) {
-			p, err := open(link)
+		s.service.Visits.Open = func(link broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error) {
+			p, err := open(link, cookie)
 			p.Binding = binding
 			return p, err
 		}

@@ -24,7 +24,7 @@ func portalStates(s *site) []state {
 	}
 	missing := broker.Errorf(broker.CodeNotFound, "x")
 	s.service.Visits = webtest.Visits{
-		Open: func(link broker.Secret) (broker.PortalPage, error) {
+		Open: func(link broker.Secret, _ func(string) broker.Secret) (broker.PortalPage, error) {
 			return broker.PortalPage{ClientName: "Acme Chat", Binding: broker.Binding(link.Reveal()), Expires: time.Now().Add(9 * time.Minute)}, nil
 		},
 		Visit: func(id string, _ func(string) broker.Secret, _ string) (broker.PortalVisit, error) {
@@ -61,7 +61,7 @@ func newVisit(t *testing.T) (s *site, typed *atomic.Bool, outcome *atomic.Value)
 		return !over.Load() && cookie("tb-pv_1").Equal(broker.NewSecret(value))
 	}
 	s.service.Visits = webtest.Visits{
-		Open: func(broker.Secret) (broker.PortalPage, error) {
+		Open: func(broker.Secret, func(string) broker.Secret) (broker.PortalPage, error) {
 			return broker.PortalPage{ClientName: "Acme Chat", Binding: broker.BindingCode, Expires: time.Now().Add(9 * time.Minute)}, nil
 		},
 		Start: func(broker.Secret, func(string) broker.Secret) (broker.PortalStart, error) {

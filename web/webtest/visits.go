@@ -9,7 +9,7 @@ import (
 
 // Visits answers each call about "My connections" with the function of its field; a nil one answers not_found.
 type Visits struct {
-	Open       func(link broker.Secret) (broker.PortalPage, error)
+	Open       func(link broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error)
 	Start      func(link broker.Secret, cookie func(string) broker.Secret) (broker.PortalStart, error)
 	Enter      func(id string, ticket broker.Secret, cookie func(string) broker.Secret) error
 	Visit      func(id string, cookie func(string) broker.Secret, cursor string) (broker.PortalVisit, error)
@@ -19,12 +19,12 @@ type Visits struct {
 }
 
 // OpenPortalLink as web.Service.
-func (s *Service) OpenPortalLink(_ context.Context, link broker.Secret) (broker.PortalPage, error) {
+func (s *Service) OpenPortalLink(_ context.Context, link broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error) {
 	s.note("OpenPortalLink")
 	if s.Visits.Open == nil {
 		return broker.PortalPage{}, nothing()
 	}
-	return s.Visits.Open(link)
+	return s.Visits.Open(link, cookie)
 }
 
 // StartPortal as web.Service.

@@ -111,6 +111,9 @@ func TestPortalIsItsUsersAlone(t *testing.T) {
 			t.Errorf("completed: %s", done.raw)
 		}
 		page := b.get(two.through(waiting.url)) // cookies know no ports
+		if again := b.get(link); again.status != 303 || again.location != waiting.url {
+			t.Errorf("the link once more, in the browser of the visit: %d %s", again.status, again.location)
+		}
 		page.has(t, shows...)
 		if n := strings.Count(page.body, `class="panel connection"`); page.status != 200 || n != 2 {
 			t.Errorf("status %d with %d connections", page.status, n)
