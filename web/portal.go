@@ -150,6 +150,9 @@ func (w *Web) askDisconnect(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if conn.Connection.Status == broker.ConnectionRevoked { // meanwhile, or this is an old page
+		return c.Redirect(http.StatusSeeOther, visitAddress(id))
+	}
 	return w.render(c, http.StatusOK, "portal-ask", portalAskView(w.themed(w.frame(c, areaVisit), conn.ClientID), id, conn, w.visitNonce(c.Request(), id)))
 }
 

@@ -313,6 +313,21 @@ func TestThreat61DisconnectFromOurPageAlone(t *testing.T) {
 	}
 }
 
+// What is disconnected already is not asked about: the list says how it is.
+func TestPortalAsksOnlyWhatCanBeAnswered(t *testing.T) {
+	s := newPortal(t)
+	s.service.Visits.One = func(string, func(string) broker.Secret, string) (broker.PortalConnection, error) {
+		conn := webtest.Visit(time.Now()).Connections[0]
+		conn.Connection.Status = broker.ConnectionRevoked
+		return conn, nil
+	}
+	res := s.get(visitPath + "/disconnect/cn_1")
+	status(t, res, http.StatusSeeOther)
+	if loc := res.Header.Get("Location"); loc != visitPath {
+		t.Errorf("on to %q", loc)
+	}
+}
+
 func TestPortalSignOut(t *testing.T) {
 	s := newPortal(t)
 	ended := 0
