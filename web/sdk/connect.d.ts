@@ -22,6 +22,8 @@ export interface Options {
   signal?: AbortSignal;
   /** Close the window once the consent is completed. Default true. */
   close?: boolean;
+  /** Called with the window, or with null where the browser opened none. */
+  onOpen?(window: Window | null): void;
   /** Called with every status that is new. */
   onStatus?(now: Consent): void;
   /** Called when the browser opened no window: show the address as a link with rel="opener". */

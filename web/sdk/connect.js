@@ -11,9 +11,10 @@ export function connect(consentUrl, options = {}) {
     const later = typeof consentUrl?.then === "function";
     const url = later ? consentUrl : check(consentUrl);
     const tab = options.target ? options.target === "tab" : matchMedia("(pointer: coarse), (max-width: 600px)").matches;
-    // Before anything is waited for: browsers let a click open a window, and nothing else.
+    // Before anything is waited for: browsers open windows for clicks alone.
     win = open(later ? "about:blank" : url.href, "_blank", tab ? "" : popup());
     if (win?.closed) win = null;
+    options.onOpen?.(win);
     return later ? navigate(win, url, options) : run(url, win, options);
   } catch (error) {
     return Promise.reject(error);
@@ -139,28 +140,28 @@ a { color: inherit; }
 
 const words = {
   label: "Connect",
-  waiting: "Go on in the window that has opened.",
+  waiting: "Go on in the new window.",
   code: "Type the code that it shows here in the chat.",
-  awaiting_completion: "One moment, this is being finished.",
+  awaiting_completion: "One moment.",
   completed: "Connected.",
   denied: "Nothing was connected.",
   failed: "That did not work. Ask for a new link.",
   expired: "This took too long. Ask for a new link.",
-  closed: "The window was closed. Nothing is connected yet.",
-  blocked: "Your browser did not open a window.",
+  closed: "The window was closed.",
+  blocked: "No window opened.",
   open: "Open it here",
 };
 
 /** <tokenbroker-connect consent-url="..." binding="code">Connect your files</tokenbroker-connect> */
 export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   static observedAttributes = ["consent-url"];
-  #parts; #stop; #texts; #result;
+  #parts; #stop; #texts; #result; #win; #done;
 
   constructor() {
     super();
     const root = this.attachShadow({ mode: "open", delegatesFocus: true });
     const make = (tag, part, inside) => Object.assign(inside.appendChild(document.createElement(tag)), { part });
-    const sheet = new CSSStyleSheet(); // no inline style, which a policy may forbid
+    const sheet = new CSSStyleSheet(); // policies may forbid inline styles
     sheet.replaceSync(style);
     root.adoptedStyleSheets = [sheet];
     const button = make("button", "button", root);
@@ -185,18 +186,19 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   get consentUrl() { return this.getAttribute("consent-url") ?? ""; }
   set consentUrl(url) { this.setAttribute("consent-url", url); }
   get state() { return this.getAttribute("state") ?? "ready"; }
-  /** Texts in another language, or other words. */
+  /** Other words or languages. */
   get texts() { return { ...words, ...this.#texts }; }
   set texts(texts) { this.#texts = { ...texts }; this.#show(this.state); }
 
-  /** What the button does. */
   connect() {
     if (this.#result) return Promise.resolve(this.#result);
+    if (this.state === "waiting" && this.#win && !this.#win.closed) return this.#win.focus(), this.#done;
     this.#stop?.abort();
     const stop = (this.#stop = new AbortController());
     const tell = (name, detail) => this.dispatchEvent(new CustomEvent(`tokenbroker:${name}`, { detail, bubbles: true, composed: true }));
     this.#show("waiting");
-    return connect(this.consentUrl, {
+    return (this.#done = connect(this.consentUrl, {
+      onOpen: (win) => { this.#win = win; },
       signal: stop.signal,
       onStatus: (now) => {
         if (rank[now.status] === 4) this.#result = now;
@@ -207,12 +209,12 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
       onBlocked: (url) => { this.#show("blocked", url); tell("blocked", { url }); },
       onClosed: (now) => { this.#show("closed"); tell("closed", now); },
     }).then((result) => {
-      if (this.#stop === stop && result.status === "expired") this.#show("expired"); // nobody could be asked
+      if (this.#stop === stop && result.status === "expired") this.#show("expired");
       return result;
     }, (error) => {
       if (this.#stop === stop) this.#show("ready");
       throw error;
-    });
+    }));
   }
 
   #show(state, url) {
@@ -221,7 +223,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
     button.setAttribute("aria-disabled", String(rank[state] === 4));
     const said = texts[state] ?? "";
     if (url || text.textContent !== said) text.textContent = said;
-    if (this.isConnected) this.setAttribute("state", state);
+    this.setAttribute("state", state);
     if (!url) return;
     const link = document.createElement("a");
     Object.assign(link, { part: "link", href: url, target: "_blank", rel: "opener", textContent: texts.open });

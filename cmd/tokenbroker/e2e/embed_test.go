@@ -315,10 +315,16 @@ func TestEmbeddingWindowCutOff(t *testing.T) {
 	w := openChromium(t)
 	s.open(w, "/strict")
 	w.until(`document.querySelector("#files").shadowRoot !== null`)
+	w.until(`(() => { const open = window.open; window.opened = 0; window.open = (...all) => { window.opened++; return open(...all); }; return true; })()`)
 	p := w.popup(func() { w.click("#files") })
 	p.agree()
 	p.until(`document.querySelector("button[value=allow]") !== null`)
 	w.until(`window.heard.includes("files status started")`)
+	// Another click while the window is there opens no second one: that would make the sign-in in the first one void.
+	w.click("#files")
+	if got := w.text(`String(window.opened)`); got != "1" {
+		t.Errorf("%s windows were opened", got)
+	}
 	if err := chromedp.Cancel(p.ctx); err != nil {
 		t.Fatal(err)
 	}
