@@ -32,9 +32,9 @@ func (n *news) list() []broker.ConsentStatus {
 }
 
 func follow(ctx context.Context, h *brokertest.Harness, s *broker.Service, id string, known broker.ConsentStatus) *news {
-	n := &news{ended: make(chan error, 1)}
+	n, caller := &news{ended: make(chan error, 1)}, h.Caller()
 	go func() {
-		n.ended <- s.FollowConsent(ctx, h.Caller(), id, broker.Following{
+		n.ended <- s.FollowConsent(ctx, caller, id, broker.Following{
 			Known: known, Every: 15 * time.Second,
 			Tell: func(v broker.ConsentView) error {
 				n.mu.Lock()
