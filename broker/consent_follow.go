@@ -32,6 +32,7 @@ type followers struct {
 	byID     map[string]map[*follower]struct{}
 	over     chan struct{} // closed when nobody shall follow any more
 	end      func()
+	count    func(more int64)
 }
 
 type clientKey struct{ tenant, client string }
@@ -44,8 +45,8 @@ type follower struct {
 	woken  chan struct{} // holds a value when there may be news
 }
 
-func newFollowers() *followers {
-	f := &followers{byClient: map[clientKey]int{}, byID: map[string]map[*follower]struct{}{}, over: make(chan struct{})}
+func newFollowers(count func(more int64)) *followers {
+	f := &followers{count: count, byClient: map[clientKey]int{}, byID: map[string]map[*follower]struct{}{}, over: make(chan struct{})}
 	f.end = sync.OnceFunc(func() { close(f.over) })
 	return f
 }
@@ -64,6 +65,7 @@ func (f *followers) follow(c Consent) (*follower, error) {
 	f.byID[c.ID][one] = struct{}{}
 	f.byClient[one.client]++
 	f.n++
+	f.count(1)
 	return one, nil
 }
 
@@ -80,6 +82,7 @@ func (o *follower) leave() {
 		delete(f.byClient, o.client)
 	}
 	f.n--
+	f.count(-1)
 }
 
 // wake tells those who follow the consent to look.

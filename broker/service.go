@@ -126,7 +126,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), followers: newFollowers(), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), followers: newFollowers(func(more int64) { t.followers.Add(context.Background(), more) }), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1)}
 	s.refresher = newRefresher(s)
 	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
 		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)

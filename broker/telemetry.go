@@ -26,6 +26,7 @@ type telemetry struct {
 	consents  metric.Int64Counter
 	circuits  metric.Int64Counter
 	grants    metric.Int64Counter
+	followers metric.Int64UpDownCounter
 }
 
 func newTelemetry(known func(string) bool) (telemetry, error) {
@@ -47,6 +48,9 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	if t.circuits, err = meter.Int64Counter("tokenbroker.provider.circuit", metric.WithDescription("Changes of a provider's circuit: opened when it fails for several grants in a row, closed when it is at work again.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.followers, err = meter.Int64UpDownCounter("tokenbroker.consent.followers", metric.WithDescription("Calls that wait for the status of a consent; 1000 at most.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	if t.grants, err = meter.Int64Counter("tokenbroker.grants.ended", metric.WithDescription("Grants found to be over at a refresh, so that their users must consent again, by reason.")); err != nil {

@@ -12,6 +12,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"tokenbroker/broker"
 	"tokenbroker/broker/brokertest"
 )
 
@@ -119,6 +120,30 @@ func TestOpenCircuitsAreShown(t *testing.T) {
 		drain(t, h)
 		if got := point(t, reader, "tokenbroker.provider.circuit.open", "connector=files", "trouble=down"); got != -1 {
 			t.Errorf("a service that has ended shows %d", got)
+		}
+	})
+}
+
+// How many wait for news of a consent can be read: at the bound the next one is turned away.
+func TestFollowersAreShown(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	otel.SetMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		link := newLink(t, h, broker.ConsentRequest{Subject: "u"})
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		one, two := follow(ctx, h, h.Service, link.ID, ""), follow(ctx, h, h.Service, link.ID, "")
+		synctest.Wait()
+		if n := point(t, reader, "tokenbroker.consent.followers"); n != 2 {
+			t.Errorf("%d followers are shown", n)
+		}
+		leave()
+		<-one.ended
+		<-two.ended
+		if n := point(t, reader, "tokenbroker.consent.followers"); n != 0 {
+			t.Errorf("%d followers are shown when nobody follows", n)
 		}
 	})
 }
