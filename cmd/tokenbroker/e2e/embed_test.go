@@ -161,7 +161,9 @@ func TestReadmeEmbedding(t *testing.T) {
 	s.api.want(200, "POST", "/v1/consents/"+consent.str("id")+"/complete", object{"subject": "u1", "code": code})
 	done := time.Now()
 	w.until(`document.querySelector("#result").textContent === "Connected."`)
-	if late := time.Since(done); late > 1500*time.Millisecond { // a second, and what the looking costs
+	late := time.Since(done)
+	t.Logf("the page heard of it after %v", late)
+	if late > 5*time.Second { // a second, and what a busy machine and the looking cost; TestConsentIsFollowedAcrossReplicas measures
 		t.Errorf("the page heard of it after %v", late)
 	}
 	w.gone(p)

