@@ -14,11 +14,10 @@ import (
 	"tokenbroker/web/webtest"
 )
 
-// TestConnectElementWithAxe looks at <tokenbroker-connect> in each of its states, light and dark, on the page of a chat: axe-core
-// finds nothing, it can be pressed, its news are announced, and the button keeps the focus.
-func TestConnectElementWithAxe(t *testing.T) {
-	s := newSite(t)
-	var now atomic.Value
+// withElement is the page of a chat with the element on it, and the status that the broker tells it.
+func withElement(t *testing.T, s *site) (*httptest.Server, *atomic.Value) {
+	t.Helper()
+	now := &atomic.Value{}
 	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
@@ -30,6 +29,34 @@ func TestConnectElementWithAxe(t *testing.T) {
 		status, _ := now.Load().(broker.ConsentStatus)
 		return broker.LinkStatus{ConsentID: "cs_1", Status: status, Origins: []string{chat.URL}}, nil
 	}
+	return chat, now
+}
+
+// TestConnectElementIsMoved: a chat that sorts its messages anew does not lose the consent that is under way in one of them, and one
+// that takes the element away for a while gets back one that can be pressed, not one that waits for nothing.
+func TestConnectElementIsMoved(t *testing.T) {
+	s := newSite(t)
+	chat, now := withElement(t, s)
+	now.Store(broker.ConsentStarted)
+	b := openTab(t, startBrowser(t))
+	b.do(t, chromedp.Navigate(chat.URL))
+	wait := func(expression string) { t.Helper(); ask(t, b, chromedp.Poll[bool](expression)) }
+	wait(`document.querySelector("tokenbroker-connect").shadowRoot !== null`)
+	wait(`(() => { window.element = document.querySelector("tokenbroker-connect"); window.open = () => ({closed: false, close() {}}); element.connect().catch(() => {}); return element.state === "waiting"; })()`)
+	wait(`(() => { element.remove(); return true; })()`)
+	wait(`element.state === "ready"`)
+	wait(`(() => { document.querySelector("main").append(element); return element.state === "ready"; })()`)
+	wait(`(() => { element.connect(); document.querySelector("main").prepend(element); return true; })()`)
+	now.Store(broker.ConsentCompleted)
+	wait(`element.state === "completed"`)
+	b.quiet(t)
+}
+
+// TestConnectElementWithAxe looks at <tokenbroker-connect> in each of its states, light and dark, on the page of a chat: axe-core
+// finds nothing, it can be pressed, its news are announced, and the button keeps the focus.
+func TestConnectElementWithAxe(t *testing.T) {
+	s := newSite(t)
+	chat, now := withElement(t, s)
 	b := openTab(t, startBrowser(t))
 	b.withAxe(t)
 	b.with(t, phone)

@@ -2,7 +2,7 @@
 // A strict Content-Security-Policy must name the broker in script-src and connect-src.
 
 const rank = { pending: 1, started: 2, awaiting_completion: 3, completed: 4, denied: 4, failed: 4, expired: 4 };
-const longest = 35 * 60_000; // no consent takes longer
+const longest = 45 * 60_000; // link, sign-in, provider and the last step have ten minutes each
 
 /** Opens the consent; call it in the click. */
 export function connect(consentUrl, options = {}) {
@@ -175,7 +175,8 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   }
 
   connectedCallback() { this.#show(this.state); }
-  disconnectedCallback() { this.#stop?.abort(); }
+  // Not at once: what is moved within the page is taken out and put back in one go, and goes on.
+  disconnectedCallback() { queueMicrotask(() => { if (!this.isConnected) this.#stop?.abort(); }); }
   attributeChangedCallback(_, before, now) {
     if (before === now) return;
     this.#stop?.abort();
@@ -223,7 +224,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
     button.setAttribute("aria-disabled", String(rank[state] === 4));
     const said = texts[state] ?? "";
     if (url || text.textContent !== said) text.textContent = said;
-    this.setAttribute("state", state);
+    if (this.isConnected || this.hasAttribute("state")) this.setAttribute("state", state); // a constructor may set none
     if (!url) return;
     const link = document.createElement("a");
     Object.assign(link, { part: "link", href: url, target: "_blank", rel: "opener", textContent: texts.open });

@@ -159,74 +159,6 @@ func (w *town) status(t *testing.T, c *api, id, want string) {
 	})
 }
 
-// The steps of a person.
-
-func (p *window) open(link string) {
-	p.t.Helper()
-	p.do(chromedp.Navigate(link))
-	p.until(`document.querySelector("button[value=continue]") !== null`)
-	p.whole()
-}
-
-// whole holds the page against the screen: nothing lies beside it.
-func (p *window) whole() {
-	p.t.Helper()
-	p.until(`document.documentElement.scrollWidth <= document.documentElement.clientWidth`)
-}
-
-func (p *window) goOn() {
-	p.t.Helper()
-	p.click(`button[value="continue"]`)
-}
-
-// signIn decides at the provider, or at the organisation, that is in the window.
-func (p *window) signIn(login, decision string) {
-	p.t.Helper()
-	p.until(`document.querySelector("button[value=allow]") !== null`)
-	p.click(`input[value="` + login + `"]`)
-	p.click(`button[value="` + decision + `"]`)
-}
-
-// ends waits for the broker's page with that status, at an address that carries nothing of the provider's.
-func (p *window) ends(status string) {
-	p.t.Helper()
-	p.until(`document.querySelector("#outcome[data-status=` + status + `]") !== null && location.search === "" && location.hash === ""`)
-	p.whole()
-}
-
-// refusedWith waits for the broker's page that says no.
-func (p *window) refusedWith(status int) {
-	p.t.Helper()
-	p.until(fmt.Sprintf(`performance.getEntriesByType("navigation")[0].responseStatus === %d && document.querySelector(".mood-bad") !== null`, status))
-	p.whole()
-}
-
-// returned waits for the chat platform's page.
-func (p *window) returned(result string) {
-	p.t.Helper()
-	p.until(`document.querySelector("#done") !== null && document.querySelector("#done").dataset.result === "` + result + `"`)
-}
-
-func (p *window) code() string {
-	p.t.Helper()
-	p.until(`document.querySelector("output#code") !== null`)
-	p.whole()
-	return p.text(`document.querySelector("output#code").textContent.trim()`)
-}
-
-func (p *window) reload() {
-	p.t.Helper()
-	p.do(chromedp.Reload())
-}
-
-// history presses back (-1) or forward (1), and waits until that has led elsewhere.
-func (p *window) history(by int) {
-	p.t.Helper()
-	was := p.text(`location.href`)
-	p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`setTimeout(() => history.go(%d)), undefined`, by)))
-	p.until(fmt.Sprintf(`location.href !== %q && document.readyState === "complete"`, was))
-}
-
 // journeys are the ways, each for one person of its own.
 var journeys = []struct {
 	name string
@@ -440,19 +372,6 @@ var journeys = []struct {
 		p.press(`document.activeElement.value === "allow"`, "\r")
 		p.returned("connected")
 	}},
-}
-
-// press goes on with Tab until the condition holds, then presses that key.
-func (p *window) press(until, key string) {
-	p.t.Helper()
-	for range 40 {
-		p.do(chromedp.KeyEvent("\t"))
-		if ok, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](until)); err == nil && ok {
-			p.do(chromedp.KeyEvent(key))
-			return
-		}
-	}
-	p.t.Fatalf("Tab never comes to where %s", until)
 }
 
 // Every way through a consent, at a desk and on a phone.
