@@ -224,7 +224,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
     button.setAttribute("aria-disabled", String(rank[state] === 4));
     const said = texts[state] ?? "";
     if (url || text.textContent !== said) text.textContent = said;
-    if (this.isConnected || this.hasAttribute("state")) this.setAttribute("state", state); // a constructor may set none
+    this.setAttribute("state", state);
     if (!url) return;
     const link = document.createElement("a");
     Object.assign(link, { part: "link", href: url, target: "_blank", rel: "opener", textContent: texts.open });
