@@ -56,9 +56,9 @@ race: deps ## Run the programs and the browser with the race detector; on a quie
 .PHONY: simulation
 SCHEDULES ?= 100000
 FIRST ?= 1
-SIMULATED ?= TestSchedules TestFailovers
+SIMULATED ?= TestSchedules TestFailovers TestSharedGrants TestSharedFailovers
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
-simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, divided among SIMULATED: half of them with failovers.
+simulation: ## Run SCHEDULES schedules of the refresh simulation from seed FIRST on, divided among SIMULATED: half with failovers, half with shared grants.
 	@mkdir -p bin && $(GO) test -c -o bin/simulation.test ./vault/simulationtest
 	@pids=(); share=$$(( ($(SCHEDULES) / $(words $(SIMULATED)) + $(WORKERS) - 1) / $(WORKERS) )); tests="$(SIMULATED)"; \
 	for ((i = 0; i < $(WORKERS); i++)); do \
@@ -71,7 +71,6 @@ chaos: deps ## Kill, stop and cut off replicas, Redis and the provider, some 20 
 	@mkdir -p deploy/bench
 	TOKENBROKER_CHAOS_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-chaos.md" $(GO) test -tags chaos -count=1 -v -timeout 60m -run '^TestChaos$$' ./cmd/tokenbroker/e2e
 	$(MAKE) --no-print-directory simulation SCHEDULES=10000000
-	$(MAKE) --no-print-directory simulation SCHEDULES=1000000 SIMULATED="TestSharedGrants TestSharedFailovers"
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck and known vulnerabilities.
