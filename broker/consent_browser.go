@@ -80,12 +80,15 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 	}
 	if consent.Status == ConsentStarted {
 		if !cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
-			return Start{}, s.consentTrouble(ctx, consent, "a second browser tried to start it",
+			return Start{}, s.strangeBrowser(ctx, consent, "a second browser tried to start it",
 				Errorf(CodeAccessDenied, "this link was already opened in another browser; ask for a new one in the chat"))
 		}
 		if s.cfg.Now().Before(consent.BusyUntil) {
 			return Start{}, Errorf(CodeSlowDown, "this consent is being finished in another window")
 		}
+	}
+	if !s.mayStart(consent.ID) {
+		return Start{}, errNoConsent()
 	}
 	abandoned := consent.Provisional // of a callback that was cut off behind its exchange
 	consent.Provisional, consent.Account, consent.Identified, consent.BusyUntil = nil, Account{}, false, time.Time{}
@@ -158,7 +161,7 @@ func (s *Service) CancelConsent(ctx context.Context, link Secret, cookie func(na
 		return Finish{}, err
 	}
 	if consent.Status == ConsentStarted && !cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
-		return Finish{}, s.consentTrouble(ctx, consent, "a second browser tried to cancel it",
+		return Finish{}, s.strangeBrowser(ctx, consent, "a second browser tried to cancel it",
 			Errorf(CodeAccessDenied, "this link was already opened in another browser; cancel it there"))
 	}
 	if s.cfg.Now().Before(consent.BusyUntil) {
@@ -234,7 +237,7 @@ func (s *Service) finishConsent(ctx context.Context, cb Callback) (Finish, error
 		return Finish{}, errBadState()
 	}
 	if !cb.Cookie(cookieName(consent.ID)).MatchesDigest(consent.BrowserDigest) {
-		return Finish{}, s.consentTrouble(ctx, consent, "the provider's answer came in another browser than the consent was started in",
+		return Finish{}, s.strangeBrowser(ctx, consent, "the provider's answer came in another browser than the consent was started in",
 			Errorf(CodeAccessDenied, "this consent was started in another browser; finish it there"))
 	}
 	if !s.cfg.Now().Before(consent.Deadline) {

@@ -51,7 +51,7 @@ func (s *Service) finishConsentLogin(ctx context.Context, id string, cb LoginCal
 		return LoginFinish{}, errBadState()
 	}
 	if err := s.checkLogin(consent.Login, cb, cookieName(consent.ID)); CodeOf(err) == CodeAccessDenied {
-		return LoginFinish{}, s.consentTrouble(ctx, consent, "the answer of the sign-in came in another browser than the consent was started in", err)
+		return LoginFinish{}, s.strangeBrowser(ctx, consent, "the answer of the sign-in came in another browser than the consent was started in", err)
 	} else if err != nil {
 		return LoginFinish{}, err
 	}
@@ -223,6 +223,9 @@ func (s *Service) DecideConsent(ctx context.Context, id string, cookie func(name
 		return s.endFlow(ctx, consent, ConsentDenied, EventConsentDenied, "access_denied", "the user kept the account that was connected before")
 	case d != DecideReplace && d != DecideRetry:
 		return Finish{}, Errorf(CodeInvalidRequest, "this page has no such answer")
+	}
+	if !s.mayStart(consent.ID) {
+		return Finish{}, errNoConsent()
 	}
 	return detach(s, ctx, func(ctx context.Context) (Finish, error) {
 		mine, err := s.claimed(consent)

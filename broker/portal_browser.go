@@ -83,8 +83,11 @@ func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name
 		return PortalStart{}, errNoPortal()
 	}
 	if portal.Status == PortalStarted && !cookie(cookieName(portal.ID)).MatchesDigest(portal.BrowserDigest) {
-		return PortalStart{}, s.portalRefused(ctx, portal, "a second browser tried to open the link",
+		return PortalStart{}, s.strangeVisitor(ctx, portal, "a second browser tried to open the link",
 			Errorf(CodeAccessDenied, "this link was already opened in another browser; ask for a new one in the chat"))
+	}
+	if !s.mayStart(portal.ID) {
+		return PortalStart{}, errNoPortal()
 	}
 	browser, err := s.ids().secret(32)
 	if err != nil {
@@ -138,7 +141,7 @@ func (s *Service) EnterPortal(ctx context.Context, id string, ticket Secret, coo
 	case status != PortalStarted || !ticket.MatchesDigest(portal.TicketDigest):
 		return errNoPortal()
 	case !mine:
-		return s.portalRefused(ctx, portal, "the person logged in came with another browser than the one that opened the link",
+		return s.strangeVisitor(ctx, portal, "the person logged in came with another browser than the one that opened the link",
 			Errorf(CodeAccessDenied, "this link was opened in another browser"))
 	}
 	_, err = s.openPortal(ctx, portal)

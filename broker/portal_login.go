@@ -35,7 +35,7 @@ func (s *Service) finishPortalLogin(ctx context.Context, id string, cb LoginCall
 		return LoginFinish{}, errBadState()
 	}
 	if err := s.checkLogin(portal.Login, cb, cookieName(portal.ID)); CodeOf(err) == CodeAccessDenied {
-		return LoginFinish{}, s.portalRefused(ctx, portal, "the answer of the sign-in came in another browser than the link was opened in", err)
+		return LoginFinish{}, s.strangeVisitor(ctx, portal, "the answer of the sign-in came in another browser than the link was opened in", err)
 	} else if err != nil {
 		return LoginFinish{}, err
 	}

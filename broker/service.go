@@ -84,6 +84,7 @@ type Service struct {
 	connectorMark string        // of what was read last; belongs to the holder of the turn
 
 	listening, noticed lately // notice.go
+	strangers, starts  lately // trail.go: what whoever has a link may write
 	silences           silences
 	creating           chan struct{} // holds a value while a tenant's connector is made
 

@@ -74,6 +74,37 @@ func (s *Service) consentTrouble(ctx context.Context, consent Consent, reason st
 	return s.refusedWith(context.WithoutCancel(ctx), entry, consent.Scopes, cause)
 }
 
+// What whoever has a link can write with it, cookie or none, in this process: so many refusals of strange browsers are on record for
+// each consent and each visit, and so often it can be started or decided on. All that goes into the trail for good, and a page of "My connections"
+// looks back over so many entries: who may write without end could bury there what an assistant did.
+const (
+	strangersRecorded = 5
+	startsMost        = 50
+	linkForgotten     = FlowLife + ProvisionalLife
+)
+
+// strangeBrowser is consentTrouble for a browser that the consent does not belong to.
+func (s *Service) strangeBrowser(ctx context.Context, consent Consent, reason string, cause error) error {
+	if !s.strangers.allow(consent.ID, s.cfg.Now(), strangersRecorded, linkForgotten) {
+		return cause
+	}
+	return s.consentTrouble(ctx, consent, reason, cause)
+}
+
+// strangeVisitor is portalRefused for a browser that the visit does not belong to.
+func (s *Service) strangeVisitor(ctx context.Context, p Portal, reason string, cause error) error {
+	if !s.strangers.allow(p.ID, s.cfg.Now(), strangersRecorded, linkForgotten) {
+		return cause
+	}
+	return s.portalRefused(ctx, p, reason, cause)
+}
+
+// mayStart tells whether a consent or a visit may be started once more, or decided on. One that may not is as good as dead: what helps
+// is a new link.
+func (s *Service) mayStart(id string) bool {
+	return s.starts.allow(id, s.cfg.Now(), startsMost, linkForgotten)
+}
+
 // append records entries beside any other write, within the time that a caller waits for them.
 func (s *Service) append(ctx context.Context, entries ...Entry) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.AuditTimeout)

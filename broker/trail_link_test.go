@@ -1,0 +1,66 @@
+package broker_test
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"tokenbroker/broker"
+	"tokenbroker/broker/brokertest"
+)
+
+// Threats 16, 68 and 70: what goes into the trail stays there, so whoever has nothing but a link must not write it full.
+func TestALinkWritesLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := withLogin(t, 1)
+		defer drain(t, h)
+		const often = 200
+		_, link, err := h.Service.CreateConsent(t.Context(), h.Caller(), broker.ConsentRequest{Connector: "files", Subject: "alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := brokertest.Browser{}
+		b.Open(t, h.Service, link)
+		login := b.SignedIn(t, b.Open(t, h.Service, link), "alice")
+		visitLink := newPortal(t, h, "alice", "")
+		mine := brokertest.Browser{}
+		h.StartPortal(t, mine, visitLink)
+		before := len(h.Store.Entries())
+		stranger := brokertest.Browser{}
+		strange := login
+		strange.Cookie = stranger.Cookie
+		for range often {
+			_, signIn := h.Service.FinishLogin(t.Context(), strange)
+			_, start := h.Service.StartConsent(t.Context(), brokertest.LinkSecret(link), stranger.Cookie)
+			_, cancel := h.Service.CancelConsent(t.Context(), brokertest.LinkSecret(link), stranger.Cookie)
+			_, visit := h.Service.StartPortal(t.Context(), brokertest.PortalSecret(visitLink), stranger.Cookie)
+			for name, err := range map[string]error{"sign-in": signIn, "start": start, "cancel": cancel, "visit": visit} {
+				if broker.CodeOf(err) != broker.CodeAccessDenied {
+					t.Fatalf("%s: %v", name, err)
+				}
+			}
+		}
+		if n := len(h.Store.Entries()) - before; n < 2 || n > 10 {
+			t.Errorf("a browser without a cookie left %d entries", n)
+		}
+		if _, err := h.Service.FinishLogin(t.Context(), login); err != nil {
+			t.Errorf("the right browser behind all that: %v", err)
+		}
+
+		_, link, err = h.Service.CreateConsent(t.Context(), h.Caller(), broker.ConsentRequest{Connector: "files", Subject: "alice"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = len(h.Store.Entries())
+		started, last := 0, error(nil)
+		for range often {
+			var start broker.Start
+			if start, last = h.Service.StartConsent(t.Context(), brokertest.LinkSecret(link), b.Cookie); last == nil {
+				b[start.CookieName] = start.Cookie
+				started++
+			}
+		}
+		if n := len(h.Store.Entries()) - before; started < 20 || started >= often || n != started || broker.CodeOf(last) != broker.CodeNotFound {
+			t.Errorf("started %d times, %d entries, then %v", started, n, last)
+		}
+	})
+}
