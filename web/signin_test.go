@@ -184,6 +184,22 @@ func TestThreat4PageAsksAboutAnotherAccount(t *testing.T) {
 	}
 }
 
+// Threat 4: two accounts whose owners chose the same name and address are not shown as one.
+func TestThreat4AccountsThatLookAlike(t *testing.T) {
+	s := newSite(t, public, nil)
+	f := another()
+	f.Account = &broker.Account{ID: "u-new", Name: "Ada", Email: "ada@example.com"}
+	f.Previous = &broker.Account{ID: "u-old", Name: "Ada", Email: "ada@example.com"}
+	s.service.Again = func(string, func(string) broker.Secret) (broker.Finish, error) { return f, nil }
+	contains(t, body(t, s.get("/consent/cs_1")), "ada@example.com u-old", "ada@example.com u-new")
+	f.Binding, f.UserCode = broker.BindingCode, webtest.Code().UserCode
+	contains(t, body(t, s.get("/consent/cs_1")), "Ada (ada@example.com u-old)", "ada@example.com u-new")
+	f.Previous = &broker.Account{ID: "u-old", Name: "Ada", Email: "ada@old.example"}
+	contains(t, body(t, s.get("/consent/cs_1")), "Ada (ada@old.example)")
+	f.Account = nil
+	contains(t, body(t, s.get("/consent/cs_1")), "<bdi>Ada</bdi>")
+}
+
 func TestPagesThatAskOtherThings(t *testing.T) {
 	s := newSite(t, public, nil)
 	f := another()

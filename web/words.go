@@ -142,6 +142,7 @@ type finishPage struct {
 	Connector string
 	Account   *accountView
 	Previous  *accountView // whose account it was before, if another came back
+	Was       string       // Previous, in a sentence
 	Code      string
 	Asks      string // what the user has to decide here, as the form's keys name it: replace or retry; empty: nothing
 	Nonce     string
@@ -163,7 +164,7 @@ func finishView(fr frame, f broker.Finish) finishPage {
 	switch f.Status {
 	case broker.ConsentAwaitingCompletion:
 		v.Mood, v.Waiting, v.Key = "wait", true, "finish.back"
-		v.Previous = viewAccount(f.Previous)
+		v.Previous, v.Account, v.Was = apart(f.Previous, f.Account)
 		switch {
 		case !f.UserCode.IsZero():
 			v.Key, v.Code = "finish.code", f.UserCode.Reveal()
@@ -223,6 +224,26 @@ func viewAccount(a *broker.Account) *accountView {
 		parts = parts[:2] // the id says nothing to people who have the other two
 	}
 	return &accountView{Main: parts[0], Detail: strings.Join(parts[1:], " ")}
+}
+
+// apart are two accounts that a page shows together, and the first one in a sentence. What people call themselves may be the same,
+// by chance or on purpose: a page that asks which of them is meant must not show the same twice.
+func apart(before, now *broker.Account) (was, is *accountView, sentence string) {
+	was, is = viewAccount(before), viewAccount(now)
+	if was == nil {
+		return was, is, ""
+	}
+	if is == nil || was.Main != is.Main {
+		return was, is, was.Main
+	}
+	if was.Detail == is.Detail {
+		was.Detail = strings.TrimSpace(was.Detail + " " + plain(before.ID))
+		is.Detail = strings.TrimSpace(is.Detail + " " + plain(now.ID))
+	}
+	if was.Detail == "" {
+		return was, is, was.Main
+	}
+	return was, is, was.Main + " (" + was.Detail + ")"
 }
 
 // maxShown bounds a name on a page, in runes.
