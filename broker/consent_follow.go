@@ -16,9 +16,11 @@ const (
 	// newsReads is how often in a second all followers of this process may read in all: beyond, each reads less often.
 	newsReads = 2000
 	// maxFollowers bounds those of this process: at that number each reads every half second. Half of them may be one client's,
-	// so that it leaves room for others, and few one consent's: whoever has a link can't take what its client may have.
+	// so that it leaves room for others, and few one consent's. Half of a client's and of a consent's may follow by links: whoever
+	// has many of them, or somebody else's, can't take what the client's own backend needs.
 	maxFollowers          = 1000
 	maxFollowersOfClient  = maxFollowers / 2
+	maxFollowersByLink    = maxFollowersOfClient / 2
 	maxFollowersOfConsent = 8
 	// followLater is when one who found no room may come again.
 	followLater = 5 * time.Second
@@ -29,6 +31,7 @@ type followers struct {
 	mu       sync.Mutex
 	n        int
 	byClient map[clientKey]int
+	byLink   map[clientKey]int // those of byClient that have a link alone
 	byID     map[string]map[*follower]struct{}
 	over     chan struct{} // closed when nobody shall follow any more
 	end      func()
@@ -42,21 +45,23 @@ type follower struct {
 	all    *followers
 	id     string
 	client clientKey
+	byLink bool
 	woken  chan struct{} // holds a value when there may be news
 }
 
 func newFollowers(count func(more int64)) *followers {
-	f := &followers{count: count, byClient: map[clientKey]int{}, byID: map[string]map[*follower]struct{}{}, over: make(chan struct{})}
+	f := &followers{count: count, byClient: map[clientKey]int{}, byLink: map[clientKey]int{}, byID: map[string]map[*follower]struct{}{}, over: make(chan struct{})}
 	f.end = sync.OnceFunc(func() { close(f.over) })
 	return f
 }
 
 // follow makes a follower, who must leave. slow_down: there is no room.
-func (f *followers) follow(c Consent) (*follower, error) {
-	one := &follower{all: f, id: c.ID, client: clientKey{c.Tenant, c.Client}, woken: make(chan struct{}, 1)}
+func (f *followers) follow(c Consent, byLink bool) (*follower, error) {
+	one := &follower{all: f, id: c.ID, client: clientKey{c.Tenant, c.Client}, byLink: byLink, woken: make(chan struct{}, 1)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.n >= maxFollowers || f.byClient[one.client] >= maxFollowersOfClient || len(f.byID[c.ID]) >= maxFollowersOfConsent {
+	if f.n >= maxFollowers || f.byClient[one.client] >= maxFollowersOfClient || len(f.byID[c.ID]) >= maxFollowersOfConsent ||
+		byLink && (f.byLink[one.client] >= maxFollowersByLink || f.linksOf(c.ID) >= maxFollowersOfConsent/2) {
 		return nil, &Error{Code: CodeSlowDown, Description: "too many wait for the status of a consent here; read it without wait, a second apart, or come again later", RetryAfter: followLater}
 	}
 	if f.byID[c.ID] == nil {
@@ -64,9 +69,22 @@ func (f *followers) follow(c Consent) (*follower, error) {
 	}
 	f.byID[c.ID][one] = struct{}{}
 	f.byClient[one.client]++
+	if byLink {
+		f.byLink[one.client]++
+	}
 	f.n++
 	f.count(1)
 	return one, nil
+}
+
+// linksOf counts those of one consent that have its link alone.
+func (f *followers) linksOf(id string) (n int) {
+	for one := range f.byID[id] {
+		if one.byLink {
+			n++
+		}
+	}
+	return n
 }
 
 // leave ends it.
@@ -80,6 +98,11 @@ func (o *follower) leave() {
 	}
 	if f.byClient[o.client]--; f.byClient[o.client] == 0 {
 		delete(f.byClient, o.client)
+	}
+	if o.byLink {
+		if f.byLink[o.client]--; f.byLink[o.client] == 0 {
+			delete(f.byLink, o.client)
+		}
 	}
 	f.n--
 	f.count(-1)
@@ -151,7 +174,7 @@ func (s *Service) FollowConsent(ctx context.Context, caller Caller, id string, f
 	if s.heard(consent) == f.Known && f.Known.final() {
 		return nil
 	}
-	one, err := s.followers.follow(consent)
+	one, err := s.followers.follow(consent, false)
 	if err != nil {
 		return err
 	}
@@ -195,7 +218,7 @@ func (s *Service) FollowConsent(ctx context.Context, caller Caller, id string, f
 // it has now. One that can't change any more is not waited for.
 func (s *Service) AwaitConsent(ctx context.Context, caller Caller, id string, known ConsentStatus, wait time.Duration) (ConsentView, error) {
 	read := func(ctx context.Context) (Consent, error) { return s.consentOf(ctx, caller, id) }
-	consent, err := s.await(ctx, known, wait, read)
+	consent, err := s.await(ctx, false, known, wait, read)
 	if err != nil {
 		return ConsentView{}, err
 	}
@@ -232,12 +255,12 @@ func (s *Service) LinkStatus(ctx context.Context, link Secret, known ConsentStat
 		out = LinkStatus{ConsentID: consent.ID, Status: s.heard(consent), Origins: client.Origins}
 		return consent, nil
 	}
-	_, err := s.await(ctx, known, wait, read)
+	_, err := s.await(ctx, true, known, wait, read)
 	return out, err
 }
 
 // await reads a consent until its status is not the known one, it has come to its end, or the time is up.
-func (s *Service) await(ctx context.Context, known ConsentStatus, wait time.Duration, read func(context.Context) (Consent, error)) (Consent, error) {
+func (s *Service) await(ctx context.Context, byLink bool, known ConsentStatus, wait time.Duration, read func(context.Context) (Consent, error)) (Consent, error) {
 	consent, err := read(ctx)
 	if err != nil || wait <= 0 {
 		return consent, err
@@ -249,7 +272,7 @@ func (s *Service) await(ctx context.Context, known ConsentStatus, wait time.Dura
 	if news() {
 		return consent, nil
 	}
-	one, err := s.followers.follow(consent)
+	one, err := s.followers.follow(consent, byLink)
 	if err != nil {
 		return Consent{}, err
 	}

@@ -234,6 +234,58 @@ func TestFollowersAreBounded(t *testing.T) {
 	})
 }
 
+// Whoever has links, many of them or somebody else's, leaves room for the client that made them.
+func TestFollowersByLinkAreFewer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		byLink := func(ctx context.Context, link broker.ConsentLink) error {
+			_, err := h.Service.LinkStatus(ctx, brokertest.LinkSecret(link), broker.ConsentPending, time.Minute)
+			return err
+		}
+		hold := func(link broker.ConsentLink) {
+			for range 4 {
+				go func() { _ = byLink(ctx, link) }()
+			}
+			synctest.Wait()
+			if err := byLink(t.Context(), link); broker.CodeOf(err) != broker.CodeSlowDown {
+				t.Fatalf("a fifth follower by one link: %v", err)
+			}
+		}
+		room := func(link broker.ConsentLink) {
+			t.Helper()
+			if _, err := h.Service.AwaitConsent(t.Context(), h.Caller(), link.ID, broker.ConsentPending, time.Second); err != nil {
+				t.Errorf("no room for the client itself: %v", err)
+			}
+		}
+		first := newLink(t, h, broker.ConsentRequest{Subject: "first"})
+		hold(first)
+		room(first)
+		for i := range 61 {
+			hold(newLink(t, h, broker.ConsentRequest{Subject: fmt.Sprint("u", i)}))
+		}
+		last := newLink(t, h, broker.ConsentRequest{Subject: "last"})
+		for range 2 {
+			go func() { _ = byLink(ctx, last) }()
+		}
+		synctest.Wait()
+		more := newLink(t, h, broker.ConsentRequest{Subject: "more"})
+		if err := byLink(t.Context(), more); broker.CodeOf(err) != broker.CodeSlowDown {
+			t.Errorf("more than half of a client's by links: %v", err)
+		}
+		room(more)
+		leave()
+		synctest.Wait()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := byLink(short, more); broker.CodeOf(err) == broker.CodeSlowDown {
+			t.Errorf("after they have left: %v", err)
+		}
+	})
+}
+
 // What is asked for is answered at once where there is nothing to wait for, and the end of the time is news too.
 func TestAwaitConsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
