@@ -29,7 +29,7 @@ func TestThreat14HeadersOnEveryAnswer(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"} {
 			for _, path := range []string{
 				"/connect", "/connect/", linkPath, "/connect/unknown", linkPath + "/more", linkPath + "/status", linkPath + "/status?wait=x", linkPath + "/status/", "/connect/unknown/status", "/sdk", "/sdk/", "/sdk/none.js", "/sdk/connect.js/more", "/oauth2", "/oauth2/callback", "/oauth2/callback/", "/oauth2/callback/google-drive",
-				"/oauth2/callback/google-drive?state=s&code=c", "/oauth2/callback/a/b", "/consent", "/consent/cs_1", "/portal", portalPath, "/portal/unknown", "/portal/session", visitPath, visitPath + "/enter/ticket", visitPath + "/disconnect/cn_1", visitPath + "/none", "/consent/panic", "/consent/cs_1/more", "/static", "/static/", "/static/none.css", "/static/a/b", "/theme", "/theme/none.css", "/theme/a/b",
+				"/oauth2/callback/google-drive?state=s&code=c", "/oauth2/callback/a/b", "/oauth2/login", "/oauth2/login/acme-chat", "/oauth2/login/acme-chat?state=s&code=c", "/oauth2/login/acme-chat?state=s&error=%3Cscript%3E", "/oauth2/login/a/b", "/consent", "/consent/cs_1", "/portal", portalPath, "/portal/unknown", "/portal/session", visitPath, visitPath + "/enter/ticket", visitPath + "/disconnect/cn_1", visitPath + "/none", "/consent/panic", "/consent/cs_1/more", "/static", "/static/", "/static/none.css", "/static/a/b", "/theme", "/theme/none.css", "/theme/a/b",
 				"/dashboard", "/dashboard/", "/dashboard/none", "/dashboard?tenant=none", "/dashboard?status=none", "/dashboard/login", "/dashboard/logout", "/none", "/favicon.ico", "/",
 			} {
 				r := httptest.NewRequest(method, path, nil)
