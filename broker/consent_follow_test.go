@@ -186,7 +186,8 @@ func TestFollowersAreBounded(t *testing.T) {
 				if n := reads.Load(); n > 0 {
 					t.Errorf("%d reads when nobody follows", n)
 				}
-				if end == "callers go" { // there is room again
+				if end == "callers go" { // there is room again, also for a client that had half of it
+					h.Client.ID = clients[0]
 					link := newLink(t, h, broker.ConsentRequest{Subject: "next"})
 					if _, err := h.Service.AwaitConsent(t.Context(), h.Caller(), link.ID, broker.ConsentPending, time.Second); err != nil {
 						t.Error(err)

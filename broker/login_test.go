@@ -306,6 +306,27 @@ func TestLoginProofEnds(t *testing.T) {
 	})
 }
 
+// Each step has its own ten minutes: who takes long to sign in has no less time at the provider.
+func TestLoginLeavesTimeForTheProvider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := withLogin(t, 1)
+		defer drain(t, h)
+		link := newLink(t, h, broker.ConsentRequest{Subject: "alice"})
+		b := brokertest.Browser{}
+		to := b.Open(t, h.Service, link)
+		time.Sleep(broker.FlowLife - time.Second)
+		next, err := h.Service.FinishLogin(t.Context(), b.SignedIn(t, to, "alice"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(broker.FlowLife - time.Second)
+		h.Service.Sweep(t.Context())
+		if finish, err := h.Service.FinishConsent(t.Context(), b.Allowed(t, "files", next.Location)); err != nil || finish.Status != broker.ConsentCompleted {
+			t.Errorf("%+v, %v", finish, err)
+		}
+	})
+}
+
 // A proof that is not of this browser, or that is too old, does not count even where everything else fits.
 func TestLoginProofIsCheckedAtTheProvidersCallback(t *testing.T) {
 	for name, spoil := range map[string]func(*broker.Consent){

@@ -103,7 +103,7 @@ func TestPortalByCode(t *testing.T) {
 			t.Fatalf("page: %+v, %v", page, err)
 		}
 		start := h.StartPortal(t, b, link)
-		if !start.Location.IsZero() || start.CookieName != broker.PortalCookie(link.ID) {
+		if !start.Location.IsZero() || start.CookieName != broker.PortalCookie(link.ID) || start.MaxAge < broker.ProvisionalLife+broker.PortalLife {
 			t.Errorf("start: %+v", start)
 		}
 		v := visit(t, h, b, link.ID)
