@@ -7,7 +7,7 @@
 // and refused.go (a provider that fails, or refuses our client), ttl.go (how long a token must live), shared.go (one grant,
 // several connections), holders.go (grants that end together), notice.go (providers that say so by themselves),
 // tenantconnector.go, connectoradmin.go and connectorsync.go (connectors that tenants make themselves), portal.go,
-// portal_browser.go and portal_list.go (the page on which users see and end what is connected). Every rule about who may have what is in policy.go; every event in audit.go;
+// portal_browser.go, portal_login.go and portal_list.go (the page on which users see and end what is connected). Every rule about who may have what is in policy.go; every event in audit.go;
 // every error in error.go.
 //
 // # A token
