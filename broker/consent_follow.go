@@ -186,6 +186,9 @@ func (s *Service) FollowConsent(ctx context.Context, caller Caller, id string, f
 		switch {
 		case err == nil && status != known:
 			view, viewErr := s.viewOf(ctx, consent)
+			if viewErr != nil && said.IsZero() {
+				return viewErr // nothing at all would look as if the end had been heard
+			}
 			if viewErr != nil {
 				break // told at the next look
 			}

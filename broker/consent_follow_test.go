@@ -382,3 +382,31 @@ func TestFollowersHearOneEnd(t *testing.T) {
 		}
 	})
 }
+
+// Whoever follows a consent that was completed and whose account can't be read just now hears of that trouble, not of nothing:
+// nothing means that there is nothing new.
+func TestFollowersHearOfATroubledStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		link := newLink(t, h, broker.ConsentRequest{Subject: "u"})
+		finish, err := h.Service.FinishConsent(t.Context(), h.Start(t, link))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Service.CompleteConsent(t.Context(), h.Caller(), link.ID, broker.Completion{Subject: "u", Code: finish.UserCode}); err != nil {
+			t.Fatal(err)
+		}
+		h.Store.Before = func(_ context.Context, operation string) error {
+			if operation == "Connection" {
+				return errors.New("away")
+			}
+			return nil
+		}
+		h.Service.EndFollowing() // this process ends meanwhile: the caller must know that it has to come again
+		n := follow(t.Context(), h, h.Service, link.ID, broker.ConsentPending)
+		if err := <-n.ended; broker.CodeOf(err) != broker.CodeTemporarilyUnavailable || len(n.list()) > 0 {
+			t.Errorf("heard %v, %v", n.list(), err)
+		}
+	})
+}
