@@ -96,6 +96,19 @@ func TestPortalDisconnect(t *testing.T) {
 				if ended < 0 || !v.Uses[ended].ByUser || v.Uses[ended].Account.Name != "Alice" {
 					t.Errorf("lines: %+v", v.Uses)
 				}
+				var told []string // newest first
+				for _, u := range v.Uses {
+					if u.Type == broker.EventConnectionRevoked && u.Count == 1 {
+						told = append(told, u.Outcome)
+					}
+				}
+				wantTold := []string{"ok"}
+				if tc.want == broker.RevokedFailed { // a line of its own, not one more of the same
+					wantTold = []string{"revoked_upstream_failed", "ok"}
+				}
+				if !slices.Equal(told, wantTold) {
+					t.Errorf("the page tells of %q, want %q", told, wantTold)
+				}
 				// Pressed twice: the same is told, and nothing happens twice.
 				events := len(h.Store.Entries())
 				if _, again, err := h.Service.PortalDisconnect(ctx, id, b.Cookie, conn.ID); err != nil || again != tc.want || len(h.Store.Entries()) != events {
