@@ -105,6 +105,8 @@ func TestChatInChromium(t *testing.T) {
 
 	w.do(chromedp.SendKeys(chromedp.CSS("#text"), "disconnect\r"))
 	w.until(`document.querySelector("#log").textContent.includes("gone here and at the provider")`)
+	w.until(`document.querySelector("#log").scrollHeight > document.querySelector("#log").clientHeight`)
+	w.until(`document.documentElement.scrollHeight <= innerHeight`) // the chat scrolls, the page does not
 
 	w.do(chromedp.EmulateViewport(390, 844))
 	w.until(`document.documentElement.scrollWidth <= document.documentElement.clientWidth`)
