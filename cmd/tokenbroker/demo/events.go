@@ -147,12 +147,12 @@ func (f *feed) since(seq int) ([]line, int) {
 	return out, f.seq
 }
 
-// refreshed tells whether a token of the subject was refreshed after that time.
-func (f *feed) refreshed(subject string, after time.Time) bool {
+// happened tells whether there was such an event of the subject after that time.
+func (f *feed) happened(kind, subject string, after time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.ContainsFunc(f.lines, func(l line) bool {
-		return l.Type == "token.refreshed" && l.Subject == subject && l.Time.After(after)
+		return l.Type == kind && l.Subject == subject && l.Time.After(after)
 	})
 }
 
@@ -164,6 +164,7 @@ func describe(e event, seq int) line {
 	l.What = map[string]string{
 		"consent.created": "Consent asked for", "consent.started": "Consent started", "consent.signed_in": "Signed in at the organisation", "consent.granted": "Provider granted",
 		"consent.denied": "User said no", "consent.failed": "Consent failed", "consent.completed": "Consent completed",
+		"portal.created": "My connections: link made", "portal.opened": "My connections opened", "portal.refused": "My connections refused",
 		"token.issued": "Token handed out", "token.refused": "Token refused", "token.refreshed": "Token refreshed",
 		"token.refresh_failed": "Refresh failed", "connection.scope_reduced": "Scope lost", "connection.needs_consent": "Needs consent again",
 		"connection.revoked": "Disconnected", "subject.erased": "User erased", "integrity.failed": "Stored data was tampered with",

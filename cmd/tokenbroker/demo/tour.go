@@ -71,11 +71,15 @@ type tourView struct {
 
 // tour is how far this chat is with it.
 func (d *Demo) tour(sess *session) tourView {
-	refreshed := d.feed.refreshed(sess.user.Subject, sess.created)
+	refreshed := d.feed.happened("token.refreshed", sess.user.Subject, sess.created)
+	ended := d.feed.happened("connection.revoked", sess.user.Subject, sess.created) // in the chat or on "My connections"
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
 	if refreshed {
 		sess.tick(stopRefresh)
+	}
+	if ended {
+		sess.tick(stopEnd)
 	}
 	other := "somebody else"
 	if u, ok := d.other(sess.user); ok {

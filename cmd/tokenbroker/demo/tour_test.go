@@ -49,7 +49,7 @@ func TestForwardedLinkAccepted(t *testing.T) {
 // The tour goes on with what was seen, and counts down to the next refresh.
 func TestTour(t *testing.T) {
 	s := newStage(t)
-	alice := s.signedIn("alice")
+	alice, bob := s.signedIn("alice"), s.signedIn("bob")
 	alice.wants(alice.get("/"), `data-done="0"`, `data-stop="ask" aria-current="step"`)
 	id, _, _ := alice.card(alice.post("/messages", "text", "show my files"))
 	alice.wants(alice.get("/"), `data-done="1"`, `data-stop="consent" aria-current="step"`)
@@ -74,6 +74,10 @@ func TestTour(t *testing.T) {
 	}
 	alice.post("/messages", "text", "disconnect")
 	alice.wants(alice.get("/"), `data-stop="end" data-seen`)
+	s.broker.set(func() { s.broker.event("connection.revoked", "bob", "files.read", "ok") })
+	s.halted.Store(time.Now().Add(4 * time.Minute).UnixNano())
+	bob.wants(bob.get("/updates?rev=0&seq=0"), "Disconnected")
+	bob.wants(bob.get("/"), `data-stop="end" data-seen`) // not in the chat: on "My connections", say
 }
 
 // "My connections" opens for whoever is logged in here, and for nobody to whom its link was sent on.
