@@ -147,7 +147,7 @@ const words = {
   denied: "Nothing was connected.",
   failed: "That did not work. Ask for a new link.",
   expired: "This took too long. Ask for a new link.",
-  closed: "The window was closed.",
+  closed: "Nothing is connected yet. If that window is gone, open it again.",
   blocked: "No window opened.",
   open: "Open it here",
 };
