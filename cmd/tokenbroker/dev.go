@@ -30,6 +30,7 @@ type devCommand struct {
 	ChatListen    string        `default:"127.0.0.1:3000" placeholder:"HOST:PORT" help:"Address of the demo chat; loopback only."`
 	SandboxListen string        `default:"127.0.0.1:4000" placeholder:"HOST:PORT" help:"Address of the sandbox provider; loopback only."`
 	TokenLifetime time.Duration `default:"90s" help:"How long the sandbox's access tokens live."`
+	Page          []string      `placeholder:"ORIGIN" help:"Origin of a page of yours, such as http://127.0.0.1:3001: it may open consents, and they may return to its /done and /portal. May be given more than once."`
 	Verbose       bool          `help:"Log everything, not only what is wrong."`
 }
 
@@ -40,6 +41,11 @@ func (c *devCommand) Run(ctx context.Context, con *console) error {
 	} {
 		if err := loopbackListen(a.address); err != nil {
 			return &usageError{a.flag + " " + err.Error()}
+		}
+	}
+	for _, page := range c.Page {
+		if _, err := webOrigin(page); err != nil {
+			return &usageError{"--page " + err.Error()}
 		}
 	}
 	if c.TokenLifetime < time.Second {
@@ -151,6 +157,11 @@ func newDev(ctx context.Context, c *devCommand, con *console, log *slog.Logger) 
 	cfg, err := d.config(broker, ops, chatAddress, sandboxAddress, secret)
 	if err != nil {
 		return nil, err
+	}
+	client := &cfg.Clients[0].Client
+	for _, page := range c.Page {
+		client.Origins = append(client.Origins, page)
+		client.ReturnTo = append(client.ReturnTo, page+"/done", page+"/portal")
 	}
 	d.app, err = newApp(ctx, appConfig{Config: cfg, Keyset: keys, Ephemeral: true, Telemetry: d.telemetry, Log: log})
 	return d, err

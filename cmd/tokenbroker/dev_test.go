@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -35,6 +37,65 @@ func TestDevIsQuiet(t *testing.T) {
 	}
 	if text := out.String(); !strings.HasPrefix(text, "\ntokenbroker dev:") || strings.Contains(text, "taken") || strings.Contains(text, "{MOVED}") {
 		t.Errorf("the welcome is\n%s", text)
+	}
+}
+
+// TestDevPage: a page beside the demo chat may be returned to and embed consents, and what is no origin is refused.
+func TestDevPage(t *testing.T) {
+	errs := &bytes.Buffer{}
+	if status := run(t.Context(), []string{"dev", "--page", "http://127.0.0.1:3001/"}, strings.NewReader(""), &bytes.Buffer{}, errs); status != exitUsage ||
+		!strings.Contains(errs.String(), "--page must be an origin") {
+		t.Errorf("status %d, stderr %q", status, errs)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	welcomed := make(chan struct{})
+	out := &signalWriter{text: "Ctrl-C", seen: func() { close(welcomed) }}
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{
+			"dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--chat-listen", "127.0.0.1:0", "--sandbox-listen", "127.0.0.1:0",
+			"--page", "http://127.0.0.1:3001",
+		}, strings.NewReader(""), out, &bytes.Buffer{})
+	}()
+	select {
+	case <-welcomed:
+	case <-ctx.Done():
+		t.Fatal("dev does not start")
+	}
+	_, line, _ := strings.Cut(out.String(), "export BROKER=")
+	address, rest, _ := strings.Cut(line, " KEY=")
+	key, _, _ := strings.Cut(rest, "\n")
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+"/v1/consents",
+		strings.NewReader(`{"connector":"files","subject":"u-1","return_to":"http://127.0.0.1:3001/done"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Authorization": {"Bearer " + key}, "Content-Type": {"application/json"}}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	var consent struct{ URL string }
+	if err := json.NewDecoder(res.Body).Decode(&consent); err != nil || res.StatusCode != http.StatusCreated {
+		t.Fatalf("status %d, %v", res.StatusCode, err)
+	}
+	if req, err = http.NewRequestWithContext(ctx, http.MethodGet, consent.URL+"/status", nil); err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Origin", "http://127.0.0.1:3001")
+	if res, err = http.DefaultClient.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if got := res.Header.Get("Access-Control-Allow-Origin"); got != "http://127.0.0.1:3001" {
+		t.Errorf("the page may not ask how it goes: %q, %d", got, res.StatusCode)
+	}
+	cancel()
+	if status := <-ended; status != exitFine {
+		t.Errorf("status %d", status)
 	}
 }
 
