@@ -110,11 +110,14 @@ func lineOf(l *lang, u broker.PortalUse) portalLine {
 		v.Account = a.Main
 	}
 	switch u.Type {
-	case broker.EventTokenIssued, broker.EventTokenRefused:
-		v.Mood = "key"
+	case broker.EventTokenIssued, broker.EventTokenRefused, broker.EventConsentCompleted:
 		for _, g := range groupsOf(l, u.Scopes) {
 			v.Items = append(v.Items, g.Items...)
 		}
+	}
+	switch u.Type {
+	case broker.EventTokenIssued, broker.EventTokenRefused:
+		v.Mood = "key"
 		for _, reason := range u.Reasons {
 			v.Reasons = append(v.Reasons, plain(reason))
 		}
