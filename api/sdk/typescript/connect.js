@@ -80,7 +80,7 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
       hear(said.consent, said.status);
     };
 
-    // By message: from the broker, and from the window that was opened where it is known.
+    // By message: from the broker, and from that window where it is known.
     addEventListener("message", ({ origin, source, data }) => {
       if (origin !== url.origin || data?.type !== "tokenbroker:consent") return;
       if (win ? source === win : consent && data.consent === consent) hear(data.consent, data.status);
@@ -103,8 +103,7 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
     };
     document.addEventListener("visibilitychange", () => { if (!document.hidden) ask().catch(() => {}); }, { signal: stop.signal });
 
-    // A window that is closed before Continue ends it. Later it may only seem so, where a provider's pages cut the window off
-    // (Cross-Origin-Opener-Policy): so it goes on.
+    // Closed before Continue it is over. Later it may only seem closed, cut off by a provider's Cross-Origin-Opener-Policy.
     const looking = setInterval(async () => {
       if (!win?.closed) return;
       clearInterval(looking);
@@ -175,7 +174,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   }
 
   connectedCallback() { this.#show(this.state); }
-  // Not at once: what is moved within the page is taken out and put back in one go, and goes on.
+  // Not at once: what is moved is taken out and put back in one go.
   disconnectedCallback() { queueMicrotask(() => { if (!this.isConnected) this.#stop?.abort(); }); }
   attributeChangedCallback(_, before, now) {
     if (before === now) return;
