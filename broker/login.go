@@ -190,7 +190,8 @@ func (s *Service) redeemLogin(ctx context.Context, client Client, run LoginRun, 
 	case "server_error", "temporarily_unavailable":
 		return run, unavailable(time.Second, errors.New("the OpenID Provider answered with "+cb.Error))
 	default:
-		s.cfg.Log.ErrorContext(ctx, "a tenant's OpenID Provider refused the authentication request: check client_id, redirect URI and scopes under clients: login", "client", client.ID)
+		// No alarm: whoever has the link can write this answer.
+		s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider refused the authentication request, if the browser tells the truth: check client_id, redirect URI and scopes under clients: login", "client", client.ID)
 		return run, misconfigured(errors.New("the OpenID Provider refused the authentication request"))
 	}
 	if cb.Code.IsZero() {

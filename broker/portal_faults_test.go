@@ -55,5 +55,15 @@ func TestPortalAndStoreFaults(t *testing.T) {
 		if _, err := h.Service.VisitPortal(t.Context(), link.ID, b.Cookie, ""); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable {
 			t.Errorf("a store that is down: %v", err)
 		}
+		// The trail alone does not answer: who came to disconnect sees what there is.
+		h.Store.Before = func(_ context.Context, operation string) error {
+			if operation == "Recent" {
+				return errors.New("down")
+			}
+			return nil
+		}
+		if v, err := h.Service.VisitPortal(t.Context(), link.ID, b.Cookie, ""); err != nil || !v.UsesUnknown || len(v.Connections) == 0 {
+			t.Errorf("a trail that is down: %v, %d connections, unknown %t", err, len(v.Connections), v.UsesUnknown)
+		}
 	})
 }

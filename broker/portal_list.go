@@ -32,6 +32,8 @@ type PortalVisit struct {
 	// Uses are what happened, newest first; Older continues them where there is more.
 	Uses  []PortalUse
 	Older string
+	// UsesUnknown: what happened can't be read just now. The connections can, and ended.
+	UsesUnknown bool
 }
 
 // PortalConnection is a connection in words.
@@ -96,7 +98,10 @@ func (s *Service) VisitPortal(ctx context.Context, id string, cookie func(name s
 	defer cancel()
 	entries, next, err := s.cfg.Audit.Recent(readCtx, portal.Tenant, portal.Subject, portalEvents, position, portalUses)
 	if err != nil {
-		return PortalVisit{}, storeError("read the events", err)
+		// Somebody who came to disconnect must be able to, also while the trail does not answer.
+		s.cfg.Log.WarnContext(ctx, "a user's page can't show what happened", "error", err)
+		visit.UsesUnknown = true
+		return visit, nil
 	}
 	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !mayUse(client, e.Connector) })
 	visit.Uses = s.portalUsesOf(ctx, portal.Tenant, entries, accounts)

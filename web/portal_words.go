@@ -49,6 +49,7 @@ type portalPage struct {
 	Minutes int
 	Rows    []portalRow
 	Uses    []portalLine
+	Unknown bool // what happened can't be read just now
 	Older   string // address of what happened earlier
 	Newest  string // address of the newest, on earlier pages
 }
@@ -156,6 +157,7 @@ func portalView(f frame, p broker.PortalVisit, earlier bool, left time.Duration,
 	for _, c := range p.Connections {
 		v.Rows = append(v.Rows, rowOfVisit(f.Lang, c))
 	}
+	v.Unknown = p.UsesUnknown
 	for _, u := range p.Uses {
 		v.Uses = append(v.Uses, lineOf(f.Lang, u))
 	}

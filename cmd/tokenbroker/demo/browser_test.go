@@ -3,6 +3,7 @@ package demo_test
 import (
 	"context"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -73,7 +74,16 @@ func (w *window) until(expression string) {
 
 func (w *window) click(selector string) {
 	w.t.Helper()
-	w.do(chromedp.Click(chromedp.CSS(selector)))
+	// What news put in its place between the look and the press is pressed instead.
+	var err error
+	for range 5 {
+		if err = chromedp.Do(w.ctx, chromedp.Click(chromedp.CSS(selector))); err == nil || !strings.Contains(err.Error(), "Could not find node") {
+			break
+		}
+	}
+	if err != nil {
+		w.t.Fatalf("press %s: %v", selector, err)
+	}
 }
 
 // The whole conversation in Chromium: both bindings through a pop-up, live events, and nothing that the policy of the page
