@@ -56,6 +56,8 @@ func TestPortalAndStoreFaults(t *testing.T) {
 			t.Errorf("a store that is down: %v", err)
 		}
 		// The trail alone does not answer: who came to disconnect sees what there is.
+		h.Store.Before = nil
+		h.Connect(t, "alice", "files.read")
 		h.Store.Before = func(_ context.Context, operation string) error {
 			if operation == "Recent" {
 				return errors.New("down")
