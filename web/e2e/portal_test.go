@@ -38,14 +38,11 @@ func portalStates(s *site) []state {
 		One: func(string, func(string) broker.Secret, string) (broker.PortalConnection, error) {
 			return webtest.Visit(time.Now()).Connections[0], nil
 		},
-		Enter: func(string, broker.Secret, func(string) broker.Secret) error {
-			return broker.Errorf(broker.CodeAccessDenied, "x")
-		},
 	}
 	return []state{
-		{"portal-link", "/portal/code"}, {"portal-link-return", "/portal/return"}, {"portal-link-login", "/portal/login"},
-		{"portal-code", "/portal/session/code"}, {"portal-started", "/portal/session/started"}, {"portal-open", "/portal/session/open"}, {"portal-empty", "/portal/session/empty"},
-		{"portal-ask", "/portal/session/open/disconnect/cn_1"}, {"portal-gone", "/portal/session/gone"}, {"portal-elsewhere", "/portal/session/open/enter/ticket"},
+		{name: "portal-link", path: "/portal/code"}, {name: "portal-link-return", path: "/portal/return"}, {name: "portal-link-login", path: "/portal/login"},
+		{name: "portal-code", path: "/portal/session/code"}, {name: "portal-started", path: "/portal/session/started"}, {name: "portal-open", path: "/portal/session/open"}, {name: "portal-empty", path: "/portal/session/empty"},
+		{name: "portal-ask", path: "/portal/session/open/disconnect/cn_1"},
 	}
 }
 

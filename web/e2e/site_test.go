@@ -46,6 +46,9 @@ func newSite(t *testing.T) *site {
 	s := &site{service: &webtest.Service{}}
 	e := echo.New()
 	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if method := r.URL.Query().Get("as-method"); method != "" {
+			r.Method = method // so that what no address bar can send has an address
+		}
 		if r.Method == http.MethodPost {
 			s.mu.Lock()
 			s.posts = append(s.posts, r.Header.Clone())
@@ -132,6 +135,7 @@ func newSite(t *testing.T) *site {
 		Themes: themes(t), Tenants: []string{"acme", "globex"}, ClientIP: func(*http.Request) string { return "192.0.2.1" },
 		RequestID: func(*http.Request) string { return "req-7f3a" },
 		Now:       time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(io.Discard, nil)),
+		MissBurst: 1 << 20, // the gallery shows again and again what is not there
 	})
 	if err != nil {
 		t.Fatal(err)
