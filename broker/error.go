@@ -44,6 +44,7 @@ type Error struct {
 	Consent    *ConsentRequired // consent_required
 	Accounts   []AccountChoice  // account_selection_required, account_changed
 	MaxTTL     time.Duration    // ttl_unavailable
+	AtLogin    bool             // provider_misconfigured, provider_unavailable: it is the tenant's own OpenID Provider
 	RetryAfter time.Duration    // slow_down, provider_unavailable, temporarily_unavailable
 }
 

@@ -86,6 +86,8 @@ type LoginCallback struct {
 type LoginFinish struct {
 	Location Secret // a provider's authorization URL; zero: Path counts
 	Path     string // a page of ours
+	// Visit: the sign-in was for "My connections", not for a consent. Also beside an error, as far as that is known.
+	Visit bool
 }
 
 // loginPurpose tells by a state what kind of record it belongs to.
@@ -111,7 +113,9 @@ func (s *Service) finishLogin(ctx context.Context, cb LoginCallback) (LoginFinis
 	case loginForConsent:
 		return s.finishConsentLogin(ctx, id, cb)
 	case loginForPortal:
-		return s.finishPortalLogin(ctx, id, cb)
+		finish, err := s.finishPortalLogin(ctx, id, cb)
+		finish.Visit = true
+		return finish, err
 	}
 	return LoginFinish{}, errBadState()
 }
@@ -127,7 +131,7 @@ func loginRecordOf(state Secret) (loginPurpose, string, bool) {
 // goes. again: it did not go well before.
 func (s *Service) beginLogin(ctx context.Context, client Client, purpose loginPurpose, id string, browser Secret, again bool) (LoginRun, Secret, error) {
 	if !client.Login || s.cfg.Logins == nil {
-		return LoginRun{}, Secret{}, misconfigured(errors.New("the client has no login in the configuration any more"))
+		return LoginRun{}, Secret{}, atLogin(misconfigured(errors.New("the client has no login in the configuration any more")))
 	}
 	bound, err := s.ids().bound(id)
 	if err != nil {
@@ -181,18 +185,18 @@ func (s *Service) redeemLogin(ctx context.Context, client Client, run LoginRun, 
 		return run, Errorf(CodeLoginFailed, "this answer does not come from the provider that was asked; start again") // RFC 9207 section 2.4
 	}
 	if !client.Login || s.cfg.Logins == nil {
-		return run, misconfigured(errors.New("the client has no login in the configuration any more"))
+		return run, atLogin(misconfigured(errors.New("the client has no login in the configuration any more")))
 	}
 	switch cb.Error {
 	case "":
 	case "access_denied", "login_required", "interaction_required", "consent_required", "account_selection_required":
 		return run, Errorf(CodeLoginFailed, "the sign-in was given up; start again")
 	case "server_error", "temporarily_unavailable":
-		return run, unavailable(time.Second, errors.New("the OpenID Provider answered with "+cb.Error))
+		return run, atLogin(unavailable(time.Second, errors.New("the OpenID Provider answered with "+cb.Error)))
 	default:
 		// No alarm: whoever has the link can write this answer.
 		s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider refused the authentication request, if the browser tells the truth: check client_id, redirect URI and scopes under clients: login", "client", client.ID)
-		return run, misconfigured(errors.New("the OpenID Provider refused the authentication request"))
+		return run, atLogin(misconfigured(errors.New("the OpenID Provider refused the authentication request")))
 	}
 	if cb.Code.IsZero() {
 		return run, Errorf(CodeLoginFailed, "the answer holds neither a code nor an error; start again")
@@ -237,10 +241,16 @@ func (s *Service) loginFault(ctx context.Context, client Client, cause error) *E
 	case class == ClassClientRefused, class == ClassRefused:
 		s.cfg.Log.ErrorContext(ctx, "a tenant's OpenID Provider refuses our client or request: see error; check issuer, client_id, client_secret and the redirect URI under clients: login",
 			"client", client.ID, "redirect_uri", s.loginURI(client), "error", cause)
-		return misconfigured(cause)
+		return atLogin(misconfigured(cause))
 	case class == ClassGrantDead:
 		return Errorf(CodeLoginFailed, "the sign-in took too long or was used already; start again").Because(cause)
 	}
 	s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider failed", "client", client.ID, "error", cause)
-	return unavailable(max(time.Second, retryAfter(cause)), cause)
+	return atLogin(unavailable(max(time.Second, retryAfter(cause)), cause))
+}
+
+// atLogin says whose failure it is, so that nobody goes looking at the provider of a connector.
+func atLogin(e *Error) *Error {
+	e.AtLogin = true
+	return e
 }

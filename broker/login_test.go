@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -238,8 +239,13 @@ func TestLoginFailures(t *testing.T) {
 				b := brokertest.Browser{}
 				cb := b.SignedIn(t, b.Open(t, h.Service, link), "alice")
 				tt.spoil(h, &cb)
-				if _, err := h.Service.FinishLogin(t.Context(), cb); broker.CodeOf(err) != tt.want {
-					t.Fatalf("got %v, want %s", err, tt.want)
+				to, err := h.Service.FinishLogin(t.Context(), cb)
+				if broker.CodeOf(err) != tt.want || to.Visit {
+					t.Fatalf("got %+v, %v, want %s", to, err, tt.want)
+				}
+				theirs := tt.want == broker.CodeProviderUnavailable || tt.want == broker.CodeProviderMisconfigured
+				if e := new(broker.Error); !errors.As(err, &e) || e.AtLogin != theirs {
+					t.Errorf("the page takes %v for a failure of the tenant's own provider: %v", err, !theirs)
 				}
 				if v := status(t, h, link.ID); v.Status != broker.ConsentPending {
 					t.Errorf("status %s", v.Status)
@@ -256,6 +262,28 @@ func TestLoginFailures(t *testing.T) {
 					t.Errorf("counted %v, want %v", fresh, tt.count)
 				}
 			})
+		})
+	}
+}
+
+// A provider that fails before the browser is even sent there is told from the connector's.
+func TestLoginFailsAtTheStart(t *testing.T) {
+	for cause, want := range map[broker.Class]broker.Code{
+		broker.ClassClientRefused: broker.CodeProviderMisconfigured, broker.ClassInDoubt: broker.CodeProviderUnavailable,
+	} {
+		in(t, func(t *testing.T, h *brokertest.Harness) {
+			h.Client.Login = true
+			consent, visit := newLink(t, h, broker.ConsentRequest{Subject: "alice"}), newPortal(t, h, "alice", "")
+			h.OpenID.Fail = &broker.UpstreamError{Class: cause}
+			_, err := h.Service.StartConsent(t.Context(), brokertest.LinkSecret(consent), noCookie)
+			if e := new(broker.Error); !errors.As(err, &e) || e.Code != want || !e.AtLogin {
+				t.Errorf("a consent: %v", err)
+			}
+			h.OpenID.Fail = &broker.UpstreamError{Class: cause}
+			_, err = h.Service.StartPortal(t.Context(), brokertest.PortalSecret(visit), noCookie)
+			if e := new(broker.Error); !errors.As(err, &e) || e.Code != want || !e.AtLogin {
+				t.Errorf("a visit: %v", err)
+			}
 		})
 	}
 }

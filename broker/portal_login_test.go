@@ -56,8 +56,8 @@ func TestPortalLoginOfSomebodyElse(t *testing.T) {
 		if _, err := h.Service.FinishLogin(t.Context(), late); broker.CodeOf(err) != broker.CodeInvalidRequest {
 			t.Errorf("at another client's address: %v", err)
 		}
-		if _, err := h.Service.FinishLogin(t.Context(), mallory.SignedIn(t, location, "mallory")); broker.CodeOf(err) != broker.CodeSubjectMismatch {
-			t.Errorf("as somebody else: %v", err)
+		if finish, err := h.Service.FinishLogin(t.Context(), mallory.SignedIn(t, location, "mallory")); broker.CodeOf(err) != broker.CodeSubjectMismatch || !finish.Visit {
+			t.Errorf("as somebody else: %+v, %v", finish, err)
 		}
 		if got := sees(h, mallory, link.ID); got != "not_found" || portalStatus(t, h, link.ID) != broker.PortalPending {
 			t.Errorf("Mallory's browser sees %q", got)

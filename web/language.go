@@ -77,7 +77,7 @@ func (w *Web) frame(c echo.Context, a area) frame {
 	}
 	f.Lang = chosen
 	c.Response().Header().Set("Content-Language", f.Lang.Tag)
-	if a == areaCallback || a == areaSignIn || a == areaEntrance || a == areaVisitEnd {
+	if a == areaCallback || a == areaSignIn || a == areaVisitSignIn || a == areaEntrance || a == areaVisitEnd {
 		return f // what is at the end of a provider's redirect is there once
 	}
 	for _, l := range w.languages.list {

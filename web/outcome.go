@@ -56,16 +56,21 @@ var outcomes = map[area]map[broker.Code]outcome{
 		broker.CodeExpired:        deadState,
 		broker.CodeAccessDenied:   {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
 	},
-	// The words are for a provider that does not answer, too: behind the sign-in it is asked at once.
 	areaSignIn: {
-		broker.CodeInvalidRequest:        badState,
-		broker.CodeNotFound:              deadState,
-		broker.CodeExpired:               deadState,
-		broker.CodeAccessDenied:          {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
-		broker.CodeSubjectMismatch:       {Status: http.StatusForbidden, Key: "wrong_person"},
-		broker.CodeLoginFailed:           {Status: http.StatusBadRequest, Key: "sign_in_failed"},
-		broker.CodeProviderUnavailable:   {Status: http.StatusServiceUnavailable, Key: "sign_in_unavailable"},
-		broker.CodeProviderMisconfigured: {Status: http.StatusBadGateway, Key: "sign_in_misconfigured"},
+		broker.CodeInvalidRequest:  badState,
+		broker.CodeNotFound:        deadState,
+		broker.CodeExpired:         deadState,
+		broker.CodeAccessDenied:    {Status: http.StatusForbidden, Key: "other_browser_sign_in"},
+		broker.CodeSubjectMismatch: {Status: http.StatusForbidden, Key: "wrong_person"},
+		broker.CodeLoginFailed:     {Status: http.StatusBadRequest, Key: "sign_in_failed"},
+	},
+	areaVisitSignIn: {
+		broker.CodeInvalidRequest:  badState,
+		broker.CodeNotFound:        deadState,
+		broker.CodeExpired:         deadState,
+		broker.CodeAccessDenied:    strangeBrowser,
+		broker.CodeSubjectMismatch: {Status: http.StatusForbidden, Key: "wrong_visitor"},
+		broker.CodeLoginFailed:     {Status: http.StatusBadRequest, Key: "visitor_unknown"},
 	},
 	areaPortal: {
 		broker.CodeNotFound:     deadLink,
@@ -85,6 +90,12 @@ var outcomes = map[area]map[broker.Code]outcome{
 		broker.CodeExpired:      deadPage,
 		broker.CodeAccessDenied: deadPage,
 	},
+}
+
+// The outcomes of a tenant's own OpenID Provider that fails, wherever it was asked.
+var loginOutcomes = map[broker.Code]outcome{
+	broker.CodeProviderUnavailable:   {Status: http.StatusServiceUnavailable, Key: "sign_in_unavailable"},
+	broker.CodeProviderMisconfigured: {Status: http.StatusBadGateway, Key: "sign_in_misconfigured"},
 }
 
 var (
@@ -116,6 +127,9 @@ func outcomeOf(a area, err error) outcome {
 	}
 	var e *broker.Error
 	if errors.As(err, &e) {
+		if theirs, ok := loginOutcomes[code]; ok && e.AtLogin {
+			o = theirs
+		}
 		o.RetryAfter = e.RetryAfter
 	}
 	return o

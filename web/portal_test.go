@@ -173,7 +173,8 @@ func TestPortalShowsWhatThereIs(t *testing.T) {
 	page := body(t, res)
 	contains(t, page, "Google Drive", "ada@example.com", "See and download all your files", "Needs your consent", "Never used", "Set up by your organisation", visitPath+"/disconnect/cn_1",
 		"<strong><bdi>Travel assistant</bdi></strong> got access to <bdi>Google Drive</bdi>", "12 times that day", "through <bdi>Acme Chat</bdi>", "tool <bdi>list_files</bdi>",
-		"Reason given: <bdi>find the hotel&#39;s confirmation</bdi>", "<strong><bdi>Acme Chat</bdi></strong> got access to <bdi>Slack</bdi>", "<strong><bdi>Night job</bdi></strong> asked for access",
+		"Reason given: <bdi>find the hotel&#39;s confirmation</bdi>", "<strong><bdi>Acme Chat</bdi></strong> got access to <bdi>Slack</bdi>", "<strong><bdi>Night job</bdi></strong> asked for access to <bdi>Google Drive</bdi> and was refused",
+		"<strong><bdi>Night job</bdi></strong> asked for access to <bdi>Google Drive</bdi> and needed your consent",
 		"You disconnected <bdi>Slack</bdi>", "did not confirm that the access has ended there", "was disconnected through", "You allowed <bdi>Acme Chat</bdi> to use", "needs your consent again",
 		"14 minutes", `href="`+visitPath+`?cursor=the-cursor#uses"`, " UTC</time>", `data-status="open"`)
 	lacks(t, page, visitPath+"/disconnect/cn_3", "<script>", "style=", "⟦", visitValue)
@@ -297,7 +298,7 @@ func TestThreat61DisconnectFromOurPageAlone(t *testing.T) {
 	status(t, s.post("/portal/session/pv_2", form), http.StatusForbidden) // of another visit
 
 	for result, words := range map[broker.RevokedUpstream][]string{
-		broker.RevokedDone:        {"Google Drive is disconnected", "has confirmed that the access has ended", "mood-good"},
+		broker.RevokedDone:        {"Google Drive is disconnected", "Google has confirmed that it ended the access that we held", "may still be listed", "mood-good"},
 		broker.RevokedUnsupported: {"Google Drive is disconnected here", "We could not end it at", "look in your account at", "mood-off"},
 		broker.RevokedFailed:      {"but not confirmed", "did not confirm that it has ended there", "we can&#39;t ask again", "mood-bad"},
 	} {

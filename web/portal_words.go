@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"net/url"
+	"strings"
 	"time"
 
 	"tokenbroker/broker"
@@ -131,10 +132,18 @@ func lineOf(l *lang, u broker.PortalUse) portalLine {
 	return v
 }
 
+// needsConsent tells whether a request was refused only because the user had to be asked first. The outcome goes on with the reason.
+func needsConsent(outcome string) bool {
+	code, _, _ := strings.Cut(outcome, ":")
+	return broker.Code(code) == broker.CodeConsentRequired
+}
+
 func useKey(u broker.PortalUse) string {
 	switch {
 	case u.Type == broker.EventTokenIssued:
 		return "portal.use.issued"
+	case u.Type == broker.EventTokenRefused && needsConsent(u.Outcome):
+		return "portal.use.needed"
 	case u.Type == broker.EventTokenRefused:
 		return "portal.use.refused"
 	case u.Type == broker.EventConsentCompleted:

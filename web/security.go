@@ -17,6 +17,7 @@ const (
 	areaConsent
 	areaCallback
 	areaSignIn
+	areaVisitSignIn // areaSignIn, where the sign-in was for "My connections"
 	areaFinished
 	areaUndecided // areaFinished, while the page asks something
 	areaPortal    // the link of a visit to "My connections"

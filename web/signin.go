@@ -25,6 +25,9 @@ func (w *Web) signedIn(c echo.Context) error {
 		})
 		return err
 	})
+	if err != nil && finish.Visit {
+		return w.fail(c, areaVisitSignIn, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -60,26 +60,60 @@ func TestThreat1MalformedSignIns(t *testing.T) {
 }
 
 func TestSignInThatFails(t *testing.T) {
-	for code, want := range map[broker.Code]struct {
+	const organisation, service = "Your organisation&#39;s sign-in", "The service that you want to connect"
+	theirs := func(code broker.Code) error { return &broker.Error{Code: code, Description: "canary", AtLogin: true} }
+	for _, try := range []struct {
+		err    error
+		visit  bool
 		status int
 		words  string
+		not    string
 	}{
-		broker.CodeSubjectMismatch:       {http.StatusForbidden, "This link is for somebody else"},
-		broker.CodeLoginFailed:           {http.StatusBadRequest, "Signing in didn&#39;t work"},
-		broker.CodeAccessDenied:          {http.StatusForbidden, "began in another browser"},
-		broker.CodeInvalidRequest:        {http.StatusBadRequest, "can&#39;t be continued"},
-		broker.CodeProviderUnavailable:   {http.StatusServiceUnavailable, "Your organisation&#39;s sign-in"},
-		broker.CodeProviderMisconfigured: {http.StatusBadGateway, "isn&#39;t set up properly"},
+		{broker.Errorf(broker.CodeSubjectMismatch, "canary"), false, http.StatusForbidden, "asked for this in the chat. Nothing was connected", "shown"},
+		{broker.Errorf(broker.CodeSubjectMismatch, "canary"), true, http.StatusForbidden, "asked for this page in the chat. Nothing is shown here", "connected"},
+		{broker.Errorf(broker.CodeLoginFailed, "canary"), false, http.StatusBadRequest, "who you are. Nothing was connected", "shown"},
+		{broker.Errorf(broker.CodeLoginFailed, "canary"), true, http.StatusBadRequest, "who you are. Nothing is shown here", "connected"},
+		{broker.Errorf(broker.CodeAccessDenied, "canary"), false, http.StatusForbidden, "began in another browser", "shown"},
+		{broker.Errorf(broker.CodeAccessDenied, "canary"), true, http.StatusForbidden, "opened in another browser", "connected"},
+		{broker.Errorf(broker.CodeInvalidRequest, "canary"), false, http.StatusBadRequest, "can&#39;t be continued", service},
+		{broker.Errorf(broker.CodeInvalidRequest, "canary"), true, http.StatusBadRequest, "can&#39;t be continued", service},
+		{theirs(broker.CodeProviderUnavailable), false, http.StatusServiceUnavailable, organisation + " can&#39;t be reached", service},
+		{theirs(broker.CodeProviderUnavailable), true, http.StatusServiceUnavailable, organisation + " can&#39;t be reached", "onnect"},
+		{theirs(broker.CodeProviderMisconfigured), false, http.StatusBadGateway, organisation + " refuses us", service},
+		{theirs(broker.CodeProviderMisconfigured), true, http.StatusBadGateway, organisation + " refuses us", "onnect"},
+		{broker.Errorf(broker.CodeProviderUnavailable, "canary"), false, http.StatusServiceUnavailable, service, organisation}, // asked behind the sign-in
+		{broker.Errorf(broker.CodeProviderMisconfigured, "canary"), false, http.StatusBadGateway, service, organisation},
 	} {
 		s := newSite(t, public, nil)
 		s.service.SignIn = func(broker.LoginCallback) (broker.LoginFinish, error) {
-			return broker.LoginFinish{}, broker.Errorf(code, "canary")
+			return broker.LoginFinish{Visit: try.visit}, try.err
 		}
 		res := s.get("/oauth2/login/chat?state=s&code=c")
-		status(t, res, want.status)
+		status(t, res, try.status)
 		page := body(t, res)
-		contains(t, page, want.words)
-		lacks(t, page, "canary", "?lang=") // what is at the end of a redirect is there once
+		contains(t, page, try.words)
+		lacks(t, page, "canary", "?lang=", try.not) // what is at the end of a redirect is there once
+	}
+}
+
+// The tenant's own provider may fail before the browser is sent there.
+func TestSignInThatCannotBegin(t *testing.T) {
+	fault := &broker.Error{Code: broker.CodeProviderUnavailable, AtLogin: true}
+	consents, visits := newSite(t, public, nil), newPortal(t)
+	consents.service.Start = func(broker.Secret, func(string) broker.Secret) (broker.Start, error) { return broker.Start{}, fault }
+	visits.service.Visits.Start = func(broker.Secret, func(string) broker.Secret) (broker.PortalStart, error) {
+		return broker.PortalStart{}, fault
+	}
+	for path, s := range map[string]*site{linkPath: consents, portalPath: visits} {
+		nonce := nonceField.FindStringSubmatch(body(t, s.get(path)))[1]
+		for code, words := range map[broker.Code]string{
+			broker.CodeProviderUnavailable: "Your organisation&#39;s sign-in can&#39;t be reached", broker.CodeProviderMisconfigured: "Your organisation&#39;s sign-in refuses us",
+		} {
+			fault.Code = code
+			page := body(t, s.post(path, url.Values{"nonce": {nonce}, "action": {"continue"}}))
+			contains(t, page, words)
+			lacks(t, page, "service that you want to connect")
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ type Service interface {
 	CancelConsent(ctx context.Context, link broker.Secret, cookie func(name string) broker.Secret) (broker.Finish, error)
 	// FinishConsent takes what the provider's redirect brought, once.
 	FinishConsent(ctx context.Context, cb broker.Callback) (broker.Finish, error)
-	// FinishLogin takes what the redirect of a tenant's OpenID Provider brought, once.
+	// FinishLogin takes what the redirect of a tenant's OpenID Provider brought, once. Beside an error it tells what the sign-in was for.
 	FinishLogin(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error)
 	// DecideConsent carries out what the user said on the page of an undecided consent.
 	DecideConsent(ctx context.Context, consentID string, cookie func(name string) broker.Secret, d broker.Decision) (broker.Finish, error)

@@ -34,9 +34,10 @@ type consentPage struct {
 
 // permissionGroup is what one kind of access allows.
 type permissionGroup struct {
-	Access string // read, change, send, delete or also: its icon and its words
-	Items  []permission
-	Care   bool // one of them is sensitive
+	Access  string // read, change, send, delete or also: its icon and its words
+	Heading string // Access, or alone: there is nothing that it would be said in addition to
+	Items   []permission
+	Care    bool // one of them is sensitive
 }
 
 // speaker is a page that has words.
@@ -129,7 +130,14 @@ func groupsOf(l *lang, scopes []broker.PageScope) []permissionGroup {
 		groups[at].Items = append(groups[at].Items, p)
 		groups[at].Care = groups[at].Care || p.Sensitive
 	}
-	return slices.DeleteFunc(groups, func(g permissionGroup) bool { return len(g.Items) == 0 })
+	groups = slices.DeleteFunc(groups, func(g permissionGroup) bool { return len(g.Items) == 0 })
+	for i := range groups {
+		groups[i].Heading = groups[i].Access
+	}
+	if len(groups) == 1 && groups[0].Access == "also" {
+		groups[0].Heading = "alone"
+	}
+	return groups
 }
 
 // finishPage is how a consent ended.

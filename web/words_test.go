@@ -67,6 +67,23 @@ func TestPermissionGroups(t *testing.T) {
 	}
 }
 
+// "Also" is said in addition to something.
+func TestHeadingOfOtherPermissions(t *testing.T) {
+	other, read := broker.PageScope{ScopeInfo: broker.ScopeInfo{Name: "crm.custom"}}, broker.PageScope{ScopeInfo: broker.ScopeInfo{Name: "x", Access: broker.AccessRead}}
+	l := testLanguage(t, "en")
+	for want, scopes := range map[string][]broker.PageScope{
+		"Permissions": {other, other}, "See": {read}, "See, Also": {other, read},
+	} {
+		var got []string
+		for _, g := range groupsOf(l, scopes) {
+			got = append(got, l.text("access."+g.Heading))
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("got the headings %q, not %s", got, want)
+		}
+	}
+}
+
 func inLine(groups []permissionGroup) string {
 	var all []string
 	for _, g := range groups {

@@ -37,24 +37,28 @@ var messages = map[string]string{
 	"refused":                "/portal/session/elsewhere",
 	"server_error":           "/connect/broken",
 	"sign_in_failed":         "/oauth2/login/acme-chat?state=x&code=nobody",
-	"sign_in_misconfigured":  "/oauth2/login/acme-chat?state=x&code=misconfigured",
-	"sign_in_unavailable":    "/oauth2/login/acme-chat?state=x&code=unavailable",
+	"sign_in_misconfigured":  "/oauth2/login/acme-chat?state=x&code=their-settings",
+	"sign_in_unavailable":    "/oauth2/login/acme-chat?state=x&code=their-silence",
 	"slow_down":              "/portal/slow-down",
 	"strange_browser":        "/portal/session/open/enter/elsewhere",
+	"visitor_unknown":        "/oauth2/login/acme-chat?state=visit&code=nobody",
+	"wrong_visitor":          "/oauth2/login/acme-chat?state=visit&code=somebody-else",
 	"wrong_person":           "/oauth2/login/acme-chat?state=x&code=somebody-else",
 }
 
 var troubles = map[string]error{
-	"broken":        errors.New("x"),
-	"busy":          broker.Errorf(broker.CodeTemporarilyUnavailable, "x"),
-	"elsewhere":     broker.Errorf(broker.CodeAccessDenied, "x"),
-	"gone":          broker.Errorf(broker.CodeNotFound, "x"),
-	"misconfigured": broker.Errorf(broker.CodeProviderMisconfigured, "x"),
-	"nobody":        broker.Errorf(broker.CodeLoginFailed, "x"),
-	"slow-down":     broker.Errorf(broker.CodeSlowDown, "x"),
-	"somebody-else": broker.Errorf(broker.CodeSubjectMismatch, "x"),
-	"unavailable":   broker.Errorf(broker.CodeProviderUnavailable, "x"),
-	"unreadable":    broker.Errorf(broker.CodeInvalidRequest, "x"),
+	"broken":         errors.New("x"),
+	"busy":           broker.Errorf(broker.CodeTemporarilyUnavailable, "x"),
+	"elsewhere":      broker.Errorf(broker.CodeAccessDenied, "x"),
+	"gone":           broker.Errorf(broker.CodeNotFound, "x"),
+	"misconfigured":  broker.Errorf(broker.CodeProviderMisconfigured, "x"),
+	"nobody":         broker.Errorf(broker.CodeLoginFailed, "x"),
+	"slow-down":      broker.Errorf(broker.CodeSlowDown, "x"),
+	"somebody-else":  broker.Errorf(broker.CodeSubjectMismatch, "x"),
+	"their-settings": &broker.Error{Code: broker.CodeProviderMisconfigured, AtLogin: true},
+	"their-silence":  &broker.Error{Code: broker.CodeProviderUnavailable, AtLogin: true},
+	"unavailable":    broker.Errorf(broker.CodeProviderUnavailable, "x"),
+	"unreadable":     broker.Errorf(broker.CodeInvalidRequest, "x"),
 }
 
 // pictured are the messages that look different: with and without a reference, a button, much to read. The first one also on a desk.
@@ -73,7 +77,7 @@ func messageStates(s *site) []state {
 		return open(link)
 	}
 	s.service.SignIn = func(cb broker.LoginCallback) (broker.LoginFinish, error) {
-		return broker.LoginFinish{}, troubles[cb.Code.Reveal()]
+		return broker.LoginFinish{Visit: cb.State.Reveal() == "visit"}, troubles[cb.Code.Reveal()]
 	}
 	s.service.Visits.Open = func(link broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error) {
 		if err, ok := troubles[link.Reveal()]; ok {

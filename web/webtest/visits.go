@@ -98,6 +98,8 @@ func Visit(now time.Time) broker.PortalVisit {
 	plainUse.Account = broker.Account{ID: "U02AB", Name: "Grace"}
 	refused := use(broker.EventTokenRefused, broker.Actor{Agent: "Night job"}, Drive(), 5*time.Hour)
 	refused.Outcome, refused.Scopes = "access_denied", page.Scopes[1:]
+	needed := refused
+	needed.Outcome, needed.Scopes = "consent_required:scope_missing", page.Scopes[:1]
 	mine, theirs := use(broker.EventConnectionRevoked, broker.Actor{}, slack, 30*time.Hour), use(broker.EventConnectionRevoked, broker.Actor{}, slack, 50*time.Hour)
 	mine.ByUser = true
 	silent := mine
@@ -110,7 +112,7 @@ func Visit(now time.Time) broker.PortalVisit {
 			{Connector: mail, Connection: broker.Connection{ID: "cn_3", Status: broker.ConnectionActive, Direct: true}},
 		},
 		Uses: []broker.PortalUse{
-			many, plainUse, refused, mine, silent, theirs, use(broker.EventConsentCompleted, broker.Actor{}, Drive(), 200*time.Hour), use(broker.EventConnectionNeedsConsent, broker.Actor{}, slack, 300*time.Hour),
+			many, plainUse, refused, needed, mine, silent, theirs, use(broker.EventConsentCompleted, broker.Actor{}, Drive(), 200*time.Hour), use(broker.EventConnectionNeedsConsent, broker.Actor{}, slack, 300*time.Hour),
 		},
 	}
 }
