@@ -19,13 +19,14 @@ build: ## Build bin/tokenbroker.
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenbroker ./cmd/tokenbroker
 
 .PHONY: deps
-deps: ## Install what the tests run besides Go: redis-server, chromium, curl, python3, and gcc for the race detector.
+deps: ## Install what the tests run besides Go: redis-server, chromium, curl, python3, nodejs, and gcc for the race detector.
 	@missing=(); \
 	command -v redis-server >/dev/null || missing+=(redis-server); \
 	command -v chromium >/dev/null || missing+=(chromium fonts-liberation); \
 	command -v gcc >/dev/null || missing+=(gcc libc6-dev); \
 	command -v curl >/dev/null || missing+=(curl); \
 	command -v python3 >/dev/null || missing+=(python3); \
+	command -v node >/dev/null || missing+=(nodejs); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
