@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -253,7 +254,7 @@ func TestThreat61DisconnectFromOurPageAlone(t *testing.T) {
 	s := newPortal(t)
 	var ended []string
 	outcome := broker.RevokedDone
-	s.service.Visits.Disconnect = func(id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+	s.service.Visits.Disconnect = func(_ context.Context, id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
 		ended = append(ended, id+" "+connection+" "+cookie("tb-pv_1").Reveal())
 		return webtest.Visit(time.Now()).Connections[0], outcome, nil
 	}
@@ -332,7 +333,7 @@ func TestPortalAsksOnlyWhatCanBeAnswered(t *testing.T) {
 func TestPortalSignOut(t *testing.T) {
 	s := newPortal(t)
 	ended := 0
-	s.service.Visits.End = func(id string, cookie func(string) broker.Secret) error {
+	s.service.Visits.End = func(_ context.Context, id string, cookie func(string) broker.Secret) error {
 		if id == "pv_1" && cookie("tb-pv_1").Reveal() == visitValue {
 			ended++
 		}
@@ -344,6 +345,37 @@ func TestPortalSignOut(t *testing.T) {
 	contains(t, body(t, res), "You are signed out")
 	if _, left := s.jar["__Host-tb-pv_1"]; left || ended != 1 {
 		t.Errorf("ended %d times, cookies %v", ended, s.jar)
+	}
+}
+
+// A closed tab does not keep what was begun from its end.
+func TestPortalActsOutliveTheBrowser(t *testing.T) {
+	s := newPortal(t)
+	var gone context.CancelFunc
+	closes := func(what string, ctx context.Context) {
+		gone()
+		if ctx.Err() != nil {
+			t.Errorf("a closed tab ends %s", what)
+		}
+		if _, ok := ctx.Deadline(); !ok {
+			t.Errorf("%s has no deadline", what)
+		}
+	}
+	s.service.Visits.Disconnect = func(ctx context.Context, _ string, _ func(string) broker.Secret, _ string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+		closes("disconnecting", ctx)
+		return webtest.Visit(time.Now()).Connections[0], broker.RevokedDone, nil
+	}
+	s.service.Visits.End = func(ctx context.Context, _ string, _ func(string) broker.Secret) error {
+		closes("signing out", ctx)
+		return nil
+	}
+	nonce := s.visitNonce()
+	for _, action := range []string{"disconnect", "end"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		gone = cancel
+		form := url.Values{"nonce": {nonce}, "action": {action}, "connection": {"cn_1"}}
+		status(t, s.send(formRequest(visitPath, form, "same-origin").WithContext(ctx)), http.StatusOK)
+		cancel()
 	}
 }
 
@@ -362,12 +394,12 @@ func everyPortalPage(t *testing.T, tag string) map[string]string {
 		pages["portal link "+string(binding)] = body(t, s.get(portalPath))
 	}
 	for _, result := range []broker.RevokedUpstream{broker.RevokedDone, broker.RevokedUnsupported, broker.RevokedFailed} {
-		s.service.Visits.Disconnect = func(string, func(string) broker.Secret, string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+		s.service.Visits.Disconnect = func(context.Context, string, func(string) broker.Secret, string) (broker.PortalConnection, broker.RevokedUpstream, error) {
 			return webtest.Visit(time.Now()).Connections[0], result, nil
 		}
 		pages["portal "+string(result)] = body(t, s.post(visitPath, url.Values{"nonce": {s.visitNonce()}, "action": {"disconnect"}, "connection": {"cn_1"}}))
 	}
-	s.service.Visits.End = func(string, func(string) broker.Secret) error { return nil }
+	s.service.Visits.End = func(context.Context, string, func(string) broker.Secret) error { return nil }
 	nonce := s.visitNonce()
 	for name, visit := range map[string]broker.PortalVisit{
 		"open": webtest.Visit(time.Now()), "empty": {Status: broker.PortalOpen}, "quiet": {Status: broker.PortalOpen, Older: "x"},
@@ -386,7 +418,7 @@ func everyPortalPage(t *testing.T, tag string) map[string]string {
 
 func TestPortalHasTheClientsLook(t *testing.T) {
 	s := newPortalWith(t, func(c *web.Config) { c.Themes = acme(t) })
-	s.service.Visits.Disconnect = func(string, func(string) broker.Secret, string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+	s.service.Visits.Disconnect = func(context.Context, string, func(string) broker.Secret, string) (broker.PortalConnection, broker.RevokedUpstream, error) {
 		return webtest.Visit(time.Now()).Connections[0], broker.RevokedDone, nil
 	}
 	pages := []string{body(t, s.get(portalPath)), body(t, s.get(visitPath)), body(t, s.get(visitPath+"/disconnect/cn_1")),

@@ -50,7 +50,7 @@ type portalPage struct {
 	Minutes int
 	Rows    []portalRow
 	Uses    []portalLine
-	Unknown bool // what happened can't be read just now
+	Unknown bool   // what happened can't be read just now
 	Older   string // address of what happened earlier
 	Newest  string // address of the newest, on earlier pages
 }

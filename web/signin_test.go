@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -16,7 +17,7 @@ func TestSignInCallbackReachesTheBroker(t *testing.T) {
 	s := newSite(t, public, nil)
 	var got broker.LoginCallback
 	finish := broker.LoginFinish{Location: broker.NewSecret("https://provider.example/authorize?state=x")}
-	s.service.SignIn = func(cb broker.LoginCallback) (broker.LoginFinish, error) {
+	s.service.SignIn = func(_ context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
 		got = cb
 		return finish, nil
 	}
@@ -42,6 +43,40 @@ func TestSignInCallbackReachesTheBroker(t *testing.T) {
 	}
 	finish = broker.LoginFinish{Location: broker.NewSecret("javascript:alert(1)")}
 	status(t, s.get("/oauth2/login/acme.chat?state=s&code=c"), http.StatusBadGateway)
+}
+
+// A closed tab ends neither a sign-in nor what the user has said: the state, the code or the answer is used by then.
+func TestSignInOutlivesTheBrowser(t *testing.T) {
+	s := newSite(t, public, nil)
+	var gone context.CancelFunc
+	closes := func(what string, ctx context.Context) {
+		gone()
+		if ctx.Err() != nil {
+			t.Errorf("a closed tab ends %s", what)
+		}
+		if _, ok := ctx.Deadline(); !ok {
+			t.Errorf("%s has no deadline", what)
+		}
+	}
+	s.service.SignIn = func(ctx context.Context, _ broker.LoginCallback) (broker.LoginFinish, error) {
+		closes("the sign-in", ctx)
+		return broker.LoginFinish{Path: "/portal"}, nil
+	}
+	s.service.Again = func(string, func(string) broker.Secret) (broker.Finish, error) { return another(), nil }
+	s.service.Decide = func(ctx context.Context, _ string, _ func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
+		closes("the decision", ctx)
+		return broker.Finish{ConsentID: "cs_1", Status: broker.ConsentCompleted}, nil
+	}
+	nonce := nonceField.FindStringSubmatch(body(t, s.get("/consent/cs_1")))[1]
+	for _, r := range []*http.Request{
+		httptest.NewRequest(http.MethodGet, "/oauth2/login/chat?state=s&code=c", nil),
+		formRequest("/consent/cs_1", url.Values{"nonce": {nonce}, "action": {"replace"}}, "same-origin"),
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		gone = cancel
+		status(t, s.send(r.WithContext(ctx)), http.StatusSeeOther)
+		cancel()
+	}
 }
 
 // Threat 1, at the second redirect URI: what is malformed asks nobody, and only a GET is a callback.
@@ -85,7 +120,7 @@ func TestSignInThatFails(t *testing.T) {
 		{broker.Errorf(broker.CodeProviderMisconfigured, "canary"), false, http.StatusBadGateway, service, organisation},
 	} {
 		s := newSite(t, public, nil)
-		s.service.SignIn = func(broker.LoginCallback) (broker.LoginFinish, error) {
+		s.service.SignIn = func(context.Context, broker.LoginCallback) (broker.LoginFinish, error) {
 			return broker.LoginFinish{Visit: try.visit}, try.err
 		}
 		res := s.get("/oauth2/login/chat?state=s&code=c")
@@ -120,7 +155,7 @@ func TestSignInThatCannotBegin(t *testing.T) {
 // Guesses at the second redirect URI count as those at the first do.
 func TestGuessedSignInsAreLimited(t *testing.T) {
 	s := newSite(t, public, nil)
-	s.service.SignIn = func(broker.LoginCallback) (broker.LoginFinish, error) {
+	s.service.SignIn = func(context.Context, broker.LoginCallback) (broker.LoginFinish, error) {
 		return broker.LoginFinish{}, broker.Errorf(broker.CodeInvalidRequest, "unknown state")
 	}
 	for range 30 {
@@ -160,7 +195,7 @@ func TestThreat4PageAsksAboutAnotherAccount(t *testing.T) {
 	f := another()
 	s.service.Again = func(string, func(string) broker.Secret) (broker.Finish, error) { return f, nil }
 	var got []broker.Decision
-	s.service.Decide = func(id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
+	s.service.Decide = func(_ context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
 		if id != "cs_1" || cookie("tb-cs_1").Reveal() != "binding" {
 			t.Errorf("decided %s without its cookie", id)
 		}
@@ -210,7 +245,7 @@ func TestThreat4PageAsksAboutAnotherAccount(t *testing.T) {
 	if want := []broker.Decision{broker.DecideReplace, broker.DecideKeep, broker.DecideRetry}; len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 		t.Errorf("decided %v", got)
 	}
-	s.service.Decide = func(string, func(string) broker.Secret, broker.Decision) (broker.Finish, error) {
+	s.service.Decide = func(context.Context, string, func(string) broker.Secret, broker.Decision) (broker.Finish, error) {
 		return broker.Finish{ConsentID: "cs_1", Location: broker.NewSecret("https://chat.example/done?consent=cs_1")}, nil
 	}
 	if loc := press(m[1], "replace", "same-origin").Header.Get("Location"); loc != "https://chat.example/done?consent=cs_1" {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"os"
@@ -76,7 +77,7 @@ func messageStates(s *site) []state {
 		}
 		return open(link)
 	}
-	s.service.SignIn = func(cb broker.LoginCallback) (broker.LoginFinish, error) {
+	s.service.SignIn = func(_ context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
 		return broker.LoginFinish{Visit: cb.State.Reveal() == "visit"}, troubles[cb.Code.Reveal()]
 	}
 	s.service.Visits.Open = func(link broker.Secret, cookie func(string) broker.Secret) (broker.PortalPage, error) {

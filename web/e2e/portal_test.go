@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -82,14 +83,14 @@ func newVisit(t *testing.T) (s *site, typed *atomic.Bool, outcome *atomic.Value)
 			}
 			return webtest.Visit(time.Now()).Connections[0], nil
 		},
-		Disconnect: func(_ string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+		Disconnect: func(_ context.Context, _ string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
 			if !mine(cookie) || connection != "cn_1" {
 				return broker.PortalConnection{}, "", missing
 			}
 			gone.Store(true)
 			return webtest.Visit(time.Now()).Connections[0], outcome.Load().(broker.RevokedUpstream), nil
 		},
-		End: func(_ string, cookie func(string) broker.Secret) error {
+		End: func(_ context.Context, _ string, cookie func(string) broker.Secret) error {
 			if !mine(cookie) {
 				return missing
 			}

@@ -35,7 +35,7 @@ func signInSite(t *testing.T, who string) *site {
 		start.Location = broker.NewSecret(strings.Replace(office.URL, "127.0.0.1", "localhost", 1) + "/authorize?state=sign-in-state")
 		return start, err
 	}
-	s.service.SignIn = func(cb broker.LoginCallback) (broker.LoginFinish, error) {
+	s.service.SignIn = func(_ context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
 		if !bound(cb.Cookie) || cb.Client != "acme-chat" || cb.State.Reveal() != "sign-in-state" {
 			return broker.LoginFinish{}, broker.Errorf(broker.CodeInvalidRequest, "another browser")
 		}
@@ -58,7 +58,7 @@ func signInSite(t *testing.T, who string) *site {
 		}
 		return undecided, nil
 	}
-	s.service.Decide = func(_ string, cookie func(string) broker.Secret, _ broker.Decision) (broker.Finish, error) {
+	s.service.Decide = func(_ context.Context, _ string, cookie func(string) broker.Secret, _ broker.Decision) (broker.Finish, error) {
 		if !bound(cookie) {
 			return broker.Finish{}, broker.Errorf(broker.CodeNotFound, "another browser")
 		}

@@ -19,8 +19,8 @@ type Service struct {
 	Start  func(link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error)
 	Cancel func(link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error)
 	Finish func(ctx context.Context, cb broker.Callback) (broker.Finish, error)
-	SignIn func(cb broker.LoginCallback) (broker.LoginFinish, error)
-	Decide func(id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
+	SignIn func(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error)
+	Decide func(ctx context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
 	Again  func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
 	Status func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
 	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
@@ -93,21 +93,21 @@ func (s *Service) FinishConsent(ctx context.Context, cb broker.Callback) (broker
 }
 
 // FinishLogin as web.Service.
-func (s *Service) FinishLogin(_ context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
+func (s *Service) FinishLogin(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error) {
 	s.note("FinishLogin")
 	if s.SignIn == nil {
 		return broker.LoginFinish{}, nothing()
 	}
-	return s.SignIn(cb)
+	return s.SignIn(ctx, cb)
 }
 
 // DecideConsent as web.Service.
-func (s *Service) DecideConsent(_ context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
+func (s *Service) DecideConsent(ctx context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error) {
 	s.note("DecideConsent " + string(d))
 	if s.Decide == nil {
 		return broker.Finish{}, nothing()
 	}
-	return s.Decide(id, cookie, d)
+	return s.Decide(ctx, id, cookie, d)
 }
 
 // FinishedConsent as web.Service.

@@ -14,8 +14,8 @@ type Visits struct {
 	Enter      func(id string, ticket broker.Secret, cookie func(string) broker.Secret) error
 	Visit      func(id string, cookie func(string) broker.Secret, cursor string) (broker.PortalVisit, error)
 	One        func(id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, error)
-	Disconnect func(id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error)
-	End        func(id string, cookie func(string) broker.Secret) error
+	Disconnect func(ctx context.Context, id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error)
+	End        func(ctx context.Context, id string, cookie func(string) broker.Secret) error
 }
 
 // OpenPortalLink as web.Service.
@@ -64,21 +64,21 @@ func (s *Service) PortalConnection(_ context.Context, id string, cookie func(str
 }
 
 // PortalDisconnect as web.Service.
-func (s *Service) PortalDisconnect(_ context.Context, id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
+func (s *Service) PortalDisconnect(ctx context.Context, id string, cookie func(string) broker.Secret, connection string) (broker.PortalConnection, broker.RevokedUpstream, error) {
 	s.note("PortalDisconnect")
 	if s.Visits.Disconnect == nil {
 		return broker.PortalConnection{}, "", nothing()
 	}
-	return s.Visits.Disconnect(id, cookie, connection)
+	return s.Visits.Disconnect(ctx, id, cookie, connection)
 }
 
 // EndPortal as web.Service.
-func (s *Service) EndPortal(_ context.Context, id string, cookie func(string) broker.Secret) error {
+func (s *Service) EndPortal(ctx context.Context, id string, cookie func(string) broker.Secret) error {
 	s.note("EndPortal")
 	if s.Visits.End == nil {
 		return nothing()
 	}
-	return s.Visits.End(id, cookie)
+	return s.Visits.End(ctx, id, cookie)
 }
 
 // Visit is an open one with every kind of connection and of line on it.
