@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -21,7 +20,7 @@ import (
 type office struct {
 	*sandbox.Server
 	issuer string
-	http   *http.Server
+	front  *front
 }
 
 const officeSecret = "office-canary-5f2d9c"
@@ -29,11 +28,9 @@ const officeSecret = "office-canary-5f2d9c"
 // withOffice makes acme-chat a client whose users sign in at their organisation.
 func withOffice(t *testing.T, r *rig) *office {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := &office{issuer: "http://" + listener.Addr().String()}
+	address := freeAddress(t)
+	o := &office{issuer: "http://" + address}
+	var err error
 	if o.Server, err = sandbox.New(sandbox.Config{
 		Issuer: o.issuer, Random: rand.Reader, Now: time.Now, Record: true,
 		Clients: []sandbox.Client{{ID: "office-client", Secret: officeSecret, RedirectURIs: []string{r.public + "/oauth2/login/acme-chat"}}},
@@ -41,12 +38,8 @@ func withOffice(t *testing.T, r *rig) *office {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	o.http = &http.Server{Handler: o.Server, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = o.http.Serve(listener) }()
-	t.Cleanup(func() {
-		o.Close()
-		_ = o.http.Close()
-	})
+	o.front = newFront(t, address, o.Server)
+	t.Cleanup(func() { o.Close() })
 	text, err := os.ReadFile(r.config)
 	if err != nil {
 		t.Fatal(err)
@@ -263,7 +256,7 @@ func TestConsentWithLogin(t *testing.T) {
 		ada := newBrowser(t)
 		consent := c.consent("emp-ada", object{"connector": "other"})
 		callback := ada.atOffice(o, ada.start(consent.str("url")).location, "ada")
-		_ = o.http.Close()
+		o.front.down()
 		if got := ada.get(callback); got.status != 503 || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "Your organisation&#39;s sign-in") {
 			t.Errorf("%d\n%s", got.status, tail(got.body, 1500))
 		}

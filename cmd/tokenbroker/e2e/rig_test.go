@@ -32,6 +32,7 @@ type rig struct {
 	server   *vaulttest.Redis // nil where it is more than one
 	redisURL string
 	provider *sandbox.Server
+	front    *front // of the provider
 	issuer   string
 	key      string // API key of client acme-chat, tenant acme
 	other    string // API key of client rival, tenant rival
@@ -64,11 +65,8 @@ func newRigAt(t *testing.T, redisURL string, change ...func(*sandbox.Config)) *r
 	r.main, r.rotation = freeAddress(t), "strict"
 	r.public = "http://" + r.main
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.issuer = "http://" + listener.Addr().String()
+	address := freeAddress(t)
+	r.issuer = "http://" + address
 	cfg := sandbox.Config{
 		Issuer: r.issuer, Random: rand.Reader, Now: time.Now, Record: true,
 		Clients: []sandbox.Client{
@@ -79,15 +77,12 @@ func newRigAt(t *testing.T, redisURL string, change ...func(*sandbox.Config)) *r
 	for _, f := range change {
 		f(&cfg)
 	}
+	var err error
 	if r.provider, err = sandbox.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: r.provider, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(func() {
-		r.provider.Close()
-		_ = server.Close()
-	})
+	r.front = newFront(t, address, r.provider)
+	t.Cleanup(func() { r.provider.Close() })
 
 	r.run("keyset", "create", "--out", filepath.Join(r.dir, "keyset.json"), "--kek", "env:TOKENBROKER_KEK")
 	r.writeConfig("")

@@ -2,7 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 )
 
@@ -32,6 +37,60 @@ func (p *window) signIn(login, decision string) {
 	p.until(`document.querySelector("button[value=allow]") !== null`)
 	p.click(`input[value="` + login + `"]`)
 	p.click(`button[value="` + decision + `"]`)
+}
+
+// asked waits for the question of the provider, or of the organisation, at that address.
+func (p *window) asked(issuer string) {
+	p.t.Helper()
+	p.until(`location.origin === "` + issuer + `" && document.querySelector("button[value=allow]") !== null`)
+}
+
+// answer is the address at the broker that the decision would send the window on to. The window stays where it is: what becomes
+// of the answer is its taker's.
+func (p *window) answer(login, decision string) string {
+	p.t.Helper()
+	form, err := url.ParseQuery(p.text(`new URLSearchParams(new FormData(document.querySelector("form"))).toString()`))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	form.Set("user", login)
+	form.Set("decision", decision)
+	client := &http.Client{Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.PostForm(p.text(`new URL("/login", location.href).href`), form)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	to := resp.Header.Get("Location")
+	if !strings.Contains(to, "/oauth2/") {
+		p.t.Fatalf("the provider answers %d %q", resp.StatusCode, to)
+	}
+	return to
+}
+
+// fails is answer with an error in place of the decision.
+func (p *window) fails(code string) string {
+	p.t.Helper()
+	said := p.answer("", "deny")
+	failed := strings.Replace(said, "error=access_denied", "error="+code, 1)
+	if failed == said {
+		p.t.Fatalf("the provider answers %q", said)
+	}
+	return failed
+}
+
+// says waits until the page has these words.
+func (p *window) says(words string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`document.querySelector("main").textContent.includes(%q)`, words))
+}
+
+// noScripts switches JavaScript off in the pages.
+func (p *window) noScripts() {
+	p.t.Helper()
+	if _, err := chromedp.Call(p.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // ends waits for the broker's page with that status, at an address that carries nothing of the provider's.
