@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,8 @@ type Harness struct {
 	Log *Log
 	// Registries are what each replica knows of tenants' connectors.
 	Registries []*Registry
+	// Full: the store has little room left.
+	Full atomic.Bool
 }
 
 // Log keeps what is logged.
@@ -98,8 +101,8 @@ func New(t testing.TB, n int) *Harness {
 		s, err := broker.New(broker.Config{
 			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Portals: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
 			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
-			Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
-			Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
+			Client:    func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
+			StoreFull: h.Full.Load, Now: time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)
