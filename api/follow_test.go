@@ -96,6 +96,21 @@ func TestWaitOutlivesOtherBounds(t *testing.T) {
 	}
 }
 
+// No stream lasts longer than an hour, however long its caller stays and the status too.
+func TestStreamsAreBounded(t *testing.T) {
+	b := newBench(t)
+	var left time.Duration
+	b.service.followConsent = func(ctx context.Context, _ string, f broker.Following) error {
+		until, _ := ctx.Deadline()
+		left = time.Until(until)
+		return f.Still()
+	}
+	b.stream(t, "k1", "").rest(t)
+	if left <= maxStream-time.Minute || left > maxStream {
+		t.Errorf("a stream may last %v", left)
+	}
+}
+
 // stream is a stream of events, as a caller reads it.
 type stream struct {
 	*http.Response

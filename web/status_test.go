@@ -86,6 +86,33 @@ func TestLinkStatus(t *testing.T) {
 	}
 }
 
+// deadlines is a writer that knows when its answer must be out.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	until time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.until = t
+	return nil
+}
+
+// Who waits for news is answered though the server gives other answers less time than that.
+func TestLinkStatusHasTheTimeToWait(t *testing.T) {
+	s := newSite(t, public, func(c *web.Config) { c.PageTimeout = 5 * time.Second })
+	d := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	s.service.Status = func(_ broker.Secret, _ broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error) {
+		if left := time.Until(d.until); left < wait || left > wait+5*time.Second {
+			t.Errorf("while it waits for %v, the answer must be out in %v", wait, left)
+		}
+		return broker.LinkStatus{ConsentID: "k1", Status: broker.ConsentStarted}, nil
+	}
+	s.echo.ServeHTTP(d, httptest.NewRequest(http.MethodGet, linkPath+"/status?wait=60", nil))
+	if d.Code != http.StatusOK {
+		t.Errorf("%d %s", d.Code, d.Body)
+	}
+}
+
 // Who guesses links by their status is slowed down as on the page, together with it; who has a right one is not.
 func TestLinkStatusIsNoOracle(t *testing.T) {
 	s := newSite(t, public, nil)
