@@ -330,7 +330,7 @@ func TestPortalDisconnects(t *testing.T) {
 	}
 
 	before := r.provider.Stats().Revocations
-	press("files").has(t, "is disconnected", "has confirmed that the access has ended")
+	press("files").has(t, "is disconnected", "has confirmed that it ended the access that we held")
 	if n := r.provider.Stats().Revocations - before; n != 1 {
 		t.Errorf("the provider revoked %d grants", n)
 	}
