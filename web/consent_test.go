@@ -27,12 +27,12 @@ func TestConsentPageSaysWhoAsksForWhat(t *testing.T) {
 	s.service.Open = func(broker.Secret) (broker.ConsentPage, error) {
 		p := webtest.Page(time.Now(), broker.BindingReturn)
 		p.Renewal, p.Scopes[1].New = true, true
-		p.Account = &broker.Account{Name: "Ada", Email: "ada@example.com"}
+		p.Account = &broker.Account{ID: "id-of-ada", Name: "Ada", Email: "ada@example.com"}
 		return p, nil
 	}
 	page = body(t, s.get(linkPath))
-	contains(t, page, "<title>Acme Chat asks for more access to Google Drive</title>", ">New<", "ada@example.com", "You come back to", "It has one permission already")
-	lacks(t, page, "short code")
+	contains(t, page, "<title>Acme Chat asks for more access to Google Drive</title>", ">New<", "<bdi>a…@example.com</bdi>", "You come back to", "It has one permission already")
+	lacks(t, page, "short code", "Ada", "ada@", "id-of-ada") // whoever has the link reads this
 	if open, folded, ok := strings.Cut(page, `<details class="already">`); !ok || strings.Contains(open, "See and download all your files in Drive") || !strings.Contains(folded, "See and download all your files in Drive") ||
 		strings.Contains(open, "learns whose account") || !strings.Contains(folded, "learns whose account") {
 		t.Error("what it has already is not folded")

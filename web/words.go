@@ -71,7 +71,7 @@ var accessOrder = []broker.Access{broker.AccessRead, broker.AccessChange, broker
 func consentView(f frame, p broker.ConsentPage, left time.Duration, nonce broker.Secret) consentPage {
 	v := consentPage{
 		frame: f, Client: plain(p.ClientName), Connector: plain(p.Connector.Name), Provider: plain(p.Connector.Provider),
-		Account: viewAccount(p.Account), Glyph: glyphs[p.Connector.Category], Kind: "connect",
+		Account: maskedAccount(p.Account), Glyph: glyphs[p.Connector.Category], Kind: "connect",
 		ByCode: p.Binding == broker.BindingCode, ByLogin: p.Binding == broker.BindingLogin,
 		Minutes: minutes(left), Nonce: nonce.Reveal(),
 	}
@@ -232,6 +232,45 @@ func viewAccount(a *broker.Account) *accountView {
 		parts = parts[:2] // the id says nothing to people who have the other two
 	}
 	return &accountView{Main: parts[0], Detail: strings.Join(parts[1:], " ")}
+}
+
+// maskedAccount is for pages before anybody has proved who they are: its owner recognizes it, and whoever has only the link learns no
+// name and no address. An address counts alone; of anything else the first letters are left.
+func maskedAccount(a *broker.Account) *accountView {
+	if a == nil {
+		return nil
+	}
+	for _, s := range []string{a.Email, a.Name, a.ID} {
+		if s = plain(s); s != "" {
+			return &accountView{Main: masked(s)}
+		}
+	}
+	return nil
+}
+
+func masked(s string) string {
+	if at := strings.LastIndex(s, "@"); at > 0 { // names and ids may be addresses as well
+		return firstLetter(s[:at]) + s[at:]
+	}
+	words := strings.Fields(s)
+	words = words[:min(len(words), maskedWords)]
+	for i := range words {
+		words[i] = firstLetter(words[i])
+	}
+	return strings.Join(words, " ")
+}
+
+// maskedWords bounds how many words of a name are left.
+const maskedWords = 3
+
+// firstLetter is the first letter of a word with the marks on it, and that there is more.
+func firstLetter(word string) string {
+	runes := []rune(word)
+	end := 1
+	for end < len(runes) && unicode.Is(unicode.M, runes[end]) {
+		end++
+	}
+	return string(runes[:end]) + "…"
 }
 
 // apart are two accounts that a page shows together, and the first one in a sentence. What people call themselves may be the same,

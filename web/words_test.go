@@ -37,6 +37,33 @@ func TestAccountInWords(t *testing.T) {
 	}
 }
 
+func TestAccountBeforeTheProof(t *testing.T) {
+	for _, tt := range []struct {
+		in   broker.Account
+		want string
+	}{
+		{broker.Account{ID: "1", Name: "Ada Lovelace", Email: "ada@example.com"}, "a…@example.com"},
+		{broker.Account{ID: "1", Email: "a@x"}, "a…@x"},
+		{broker.Account{ID: "1", Email: `"a@b"@example.com`}, `"…@example.com`},
+		{broker.Account{ID: "1", Name: "Ada Lovelace"}, "A… L…"},
+		{broker.Account{ID: "1", Name: "ada@example.com"}, "a…@example.com"},
+		{broker.Account{ID: "1", Name: "a b c d e f"}, "a… b… c…"},
+		{broker.Account{Name: "山田太郎"}, "山…"},
+		{broker.Account{Name: "E\u0301va"}, "E\u0301…"},
+		{broker.Account{Name: "\u202e\u200b Ada"}, "A…"},
+		{broker.Account{Email: "@example.com"}, "@…"},
+		{broker.Account{ID: "U02AB"}, "U…"},
+		{broker.Account{ID: "ada@example.com"}, "a…@example.com"},
+	} {
+		if got := maskedAccount(&tt.in); got == nil || got.Main != tt.want || got.Detail != "" {
+			t.Errorf("%+v: %+v", tt.in, got)
+		}
+	}
+	if maskedAccount(nil) != nil || maskedAccount(&broker.Account{ID: "\u200b"}) != nil {
+		t.Error("nobody became somebody")
+	}
+}
+
 // Every kind of access has its place, and one that is not known is shown too.
 func TestPermissionGroups(t *testing.T) {
 	var p broker.ConsentPage

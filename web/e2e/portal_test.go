@@ -101,6 +101,9 @@ func newVisit(t *testing.T) (s *site, typed *atomic.Bool, outcome *atomic.Value)
 	return s, typed, outcome
 }
 
+// nearDividers lists how far permissions are from the line above them, where that is too little.
+const nearDividers = `[...document.querySelectorAll("details[open] .group + .group")].map((e) => e.querySelector("h3").getBoundingClientRect().top - e.getBoundingClientRect().top).filter((d) => d < 12)`
+
 func TestPortalInChromium(t *testing.T) {
 	browser := startBrowser(t)
 	visible := func(css string) chromedp.Action[chromedp.Void] { return chromedp.WaitVisible(chromedp.CSS(css)) }
@@ -127,6 +130,12 @@ func TestPortalInChromium(t *testing.T) {
 			t.Errorf("scripts can read cookies: %q", cookies)
 		}
 		b.wellMade(t)
+		b.do(t, click(".connection summary"), visible(".connection .group + .group"))
+		if near := ask(t, b, chromedp.Evaluate[[]float64](nearDividers)); len(near) > 0 {
+			t.Errorf("what is below a divider is %v pixels from it", near)
+		}
+		b.shoot(t, "portal-allows", phone)
+		b.axe(t, "what a connection allows")
 		for _, result := range []broker.RevokedUpstream{broker.RevokedDone, broker.RevokedUnsupported, broker.RevokedFailed} {
 			outcome.Store(result)
 			b.do(t, chromedp.Navigate(s.url+"/portal/session/pv_1/disconnect/cn_1"), click(`button[value="disconnect"]`), visible(".end"))
