@@ -101,6 +101,7 @@ func TestPackageIsTheScript(t *testing.T) {
 	}
 	// Options, and the words of the element's states.
 	options := names(script, `(?s)function run\(url, win, \{([^}]*)\}`)
+	options[0] += " " + names(script, `(?s)function check\(consentUrl, \{([^}]*)\}`)[0]
 	for _, name := range regexp.MustCompile(`\w+`).FindAllString(strings.ReplaceAll(options[0], "= true", ""), -1) {
 		if !regexp.MustCompile(`(?m)^  ` + name + `\??[:(]`).Match(types) {
 			t.Errorf("the types lack option %s", name)

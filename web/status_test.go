@@ -122,17 +122,20 @@ func TestLinkStatusIsNoOracle(t *testing.T) {
 		}
 		return broker.LinkStatus{ConsentID: "k1", Status: broker.ConsentStarted, Origins: []string{"https://chat.example"}}, nil
 	}
+	said := map[string]bool{}
 	for i := range 30 {
 		path := "/connect/unknown/status"
 		if i%2 == 0 {
 			path = "/connect/not%20a%20link/status"
 		}
-		if res, object := s.ask(path, "https://chat.example"); res.StatusCode != 404 || object["error"] != "not_found" || res.Header.Get("Access-Control-Allow-Origin") != "" {
+		if res, object := s.ask(path, "https://chat.example"); res.StatusCode != 404 || object["error"] != "not_found" || len(object) != 3 || object["request_id"] != "req-1" {
 			t.Fatalf("%d %v %v", res.StatusCode, object, res.Header)
+		} else if said[object["error_description"].(string)] = true; len(said) != 1 || strings.Join(res.Header.Values("Access-Control-Allow-Origin"), ",") != "*" {
+			t.Fatalf("pages are told %v, as %v", said, res.Header) // the same for all links that are none, to all pages
 		}
 	}
-	if res, object := s.ask("/connect/unknown/status", ""); res.StatusCode != 429 || object["error"] != "slow_down" {
-		t.Errorf("a guesser: %d %v", res.StatusCode, object)
+	if res, object := s.ask("/connect/unknown/status", "https://chat.example"); res.StatusCode != 429 || object["error"] != "slow_down" || res.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("a guesser: %d %v %v", res.StatusCode, object, res.Header)
 	}
 	status(t, s.get("/connect/unknown"), http.StatusTooManyRequests)
 	if res, _ := s.ask(linkPath+"/status", ""); res.StatusCode != 200 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,10 @@ func withElement(t *testing.T, s *site) (*httptest.Server, *atomic.Value) {
 	t.Helper()
 	now := &atomic.Value{}
 	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/vendor/connect.js" {
+			http.ServeFile(w, r, "../../api/sdk/typescript/connect.js")
+			return
+		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = fmt.Fprintf(w, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <title>Chat</title><main><h1>Chat</h1><tokenbroker-connect consent-url="%[1]s/connect/%[2]s" binding="%[3]s">Connect your files</tokenbroker-connect></main>
@@ -49,6 +54,99 @@ func TestConnectElementIsMoved(t *testing.T) {
 	wait(`(() => { element.connect(); document.querySelector("main").prepend(element); return true; })()`)
 	now.Store(broker.ConsentCompleted)
 	wait(`element.state === "completed"`)
+	b.quiet(t)
+}
+
+// TestConnectScriptKeepsToItsBroker: the script that a broker served opens that broker's consents and no others, unless the page names
+// another; the copy of the package opens what the page names, and all if it names none.
+func TestConnectScriptKeepsToItsBroker(t *testing.T) {
+	s := newSite(t)
+	chat, now := withElement(t, s)
+	now.Store(broker.ConsentCompleted)
+	b := openTab(t, startBrowser(t))
+	b.do(t, chromedp.Navigate(chat.URL))
+	other := strings.Replace(s.url, "127.0.0.1", "localhost", 1) // the same machine, and another origin
+	ask(t, b, chromedp.Evaluate[bool](`(() => {
+  const opened = window.opened = [];
+  window.open = (url) => { const win = { closed: false, close() { opened.push("close"); }, location: { replace(to) { opened.push(to); } } }; opened.push(url); return win; };
+  window.attempt = (path, call, consent, options, promised) => {
+    opened.length = 0;
+    window.answer = "";
+    import(path).then((m) => m[call](promised ? Promise.resolve(consent) : consent, options)).then((a) => a.status, (e) => e.name).then((said) => { window.answer = [said, ...opened].join(" "); });
+    return true;
+  };
+  return true;
+})()`))
+	consent, foreign := s.url+"/connect/"+webtest.Link, other+"/connect/"+webtest.Link
+	served, pinned, copied := s.url+"/sdk/connect.js", s.url+"/sdk/connect.js?v=1", chat.URL+"/vendor/connect.js"
+	for _, c := range []struct{ script, call, consent, options, promised, want string }{
+		{served, "connect", consent, `{}`, "false", "completed " + consent + " close"},
+		{served, "connect", foreign, `{}`, "false", "TypeError"},
+		{pinned, "connect", foreign, `{}`, "false", "TypeError"},
+		{served, "connect", foreign, `{}`, "true", "TypeError about:blank close"}, // nothing of it comes into the window
+		{served, "follow", foreign, `{}`, "false", "TypeError"},
+		{served, "connect", strings.Replace(consent, "http:", "https:", 1), `{}`, "false", "TypeError"},
+		{served, "connect", foreign, `{origin: "` + other + `/"}`, "false", "completed " + foreign + " close"},
+		{served, "follow", foreign, `{origin: "` + other + `"}`, "false", "completed"},
+		{served, "connect", consent, `{origin: "` + other + `"}`, "false", "TypeError"},
+		{served, "connect", consent, `{origin: "*"}`, "false", "TypeError"},
+		{copied, "connect", foreign, `{}`, "false", "completed " + foreign + " close"},
+		{copied, "connect", foreign, `{origin: "` + s.url + `"}`, "false", "TypeError"},
+	} {
+		ask(t, b, chromedp.Evaluate[bool](fmt.Sprintf(`attempt(%q, %q, %q, %s, %s)`, c.script, c.call, c.consent, c.options, c.promised)))
+		ask(t, b, chromedp.Poll[bool](`window.answer !== ""`))
+		if got := ask(t, b, chromedp.Evaluate[string](`window.answer`)); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+	// The element: its attribute is the option.
+	for origin, want := range map[string]string{"": "TypeError", other: "completed"} {
+		ask(t, b, chromedp.Evaluate[bool](fmt.Sprintf(`(() => {
+  window.answer = "";
+  const element = document.createElement("tokenbroker-connect");
+  if (%[1]q) element.setAttribute("origin", %[1]q);
+  element.consentUrl = %[2]q;
+  document.querySelector("main").append(element);
+  element.connect().then((a) => a.status, (e) => e.name).then((said) => { window.answer = said; });
+  return true;
+})()`, origin, foreign)))
+		ask(t, b, chromedp.Poll[bool](`window.answer !== ""`))
+		if got := ask(t, b, chromedp.Evaluate[string](`window.answer`)); got != want {
+			t.Errorf("the element with origin %q: %s", origin, got)
+		}
+	}
+	b.quiet(t)
+}
+
+// TestConnectScriptEndsWithoutALink: that the broker knows no such link ends it after three answers, though the page's client can't be
+// known; other errors between them do not.
+func TestConnectScriptEndsWithoutALink(t *testing.T) {
+	s := newSite(t)
+	chat, _ := withElement(t, s)
+	var asked atomic.Int64
+	kept := s.service.Status
+	s.service.Status = func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error) {
+		switch n := asked.Add(1); {
+		case n == 3: // another answer between: begin again
+			now, _ := kept(link, known, wait)
+			return now, &broker.Error{Code: broker.CodeTemporarilyUnavailable, Description: "not now"}
+		default:
+			return broker.LinkStatus{}, broker.Errorf(broker.CodeNotFound, "no such link")
+		}
+	}
+	b := openTab(t, startBrowser(t))
+	b.do(t, chromedp.Navigate(chat.URL))
+	const element = `document.querySelector("tokenbroker-connect")`
+	ask(t, b, chromedp.Poll[bool](element+`.shadowRoot !== null`))
+	ask(t, b, chromedp.Evaluate[bool](`(() => { window.open = () => ({closed: false, close() {}}); window.warned = 0; console.warn = () => { warned++; };
+  window.answer = ""; `+element+`.connect().then((a) => { window.answer = a.status; }); return true; })()`))
+	ask(t, b, chromedp.Poll[bool](`window.answer !== ""`, chromedp.WithPollingTimeout(time.Minute)))
+	if got := ask(t, b, chromedp.Evaluate[string](`[answer, `+element+`.state, warned].join(" ")`)); got != "expired expired 0" {
+		t.Errorf("it ended as %q", got)
+	}
+	if n := asked.Load(); n != 6 {
+		t.Errorf("it asked %d times", n)
+	}
 	b.quiet(t)
 }
 

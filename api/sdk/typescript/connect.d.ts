@@ -9,13 +9,21 @@ export interface Consent {
   status: ConsentStatus;
 }
 
-/** How it ended. closed: the window was closed before Continue was pressed. blocked: no window was opened, and there is no onBlocked. */
+/**
+ * How it ended. closed: the window was closed before Continue was pressed. blocked: no window was opened, and there is no onBlocked.
+ * expired: nobody went on in time, or the broker does not know the link, said three times.
+ */
 export interface Result {
   consent: string;
   status: "completed" | "denied" | "failed" | "expired" | "closed" | "blocked";
 }
 
 export interface Options {
+  /**
+   * The broker's origin: consents of any other are refused with a TypeError. Left out, it is the one that served the script, where it
+   * was loaded from /sdk/connect.js; a copy at another address, as of this package, takes every origin.
+   */
+  origin?: string;
   /** A window of its own, or a tab; left out: a tab on phones. */
   target?: "popup" | "tab";
   /** Ends it from outside: the promise is rejected with the signal's reason. */
@@ -47,8 +55,8 @@ export type State = "ready" | "waiting" | "code" | "awaiting_completion" | "comp
 export type Texts = Record<Exclude<State, "ready"> | "label" | "open", string>;
 
 /**
- * <tokenbroker-connect consent-url="..." binding="code">. Parts: button, label, status, link. Custom properties: --tokenbroker-accent,
- * --tokenbroker-on-accent, --tokenbroker-radius. Its state is in the attribute state.
+ * <tokenbroker-connect consent-url="..." binding="code" origin="...">, origin as in Options. Parts: button, label, status, link. Custom
+ * properties: --tokenbroker-accent, --tokenbroker-on-accent, --tokenbroker-radius. Its state is in the attribute state.
  */
 export class TokenbrokerConnect extends HTMLElement {
   consentUrl: string;

@@ -1,34 +1,30 @@
 // connect.js of tokenbroker: opens a consent from a chat and tells how it ended. It never sees a code or a token.
-// A strict Content-Security-Policy must name the broker in script-src and connect-src.
 
 const rank = { pending: 1, started: 2, awaiting_completion: 3, completed: 4, denied: 4, failed: 4, expired: 4 };
-const longest = 45 * 60_000; // link, sign-in, provider and the last step have ten minutes each
+const longest = 45 * 60_000; // link, sign-in, provider, last step: ten minutes each
+// The broker that this came from: it opens no others' links unless told to.
+const home = /^(https?:\/\/[^/]+)\/sdk\/connect\.js\b/.exec(import.meta.url)?.[1];
 
 /** Opens the consent; call it in the click. */
-export function connect(consentUrl, options = {}) {
-  let win = null;
-  try {
-    const later = typeof consentUrl?.then === "function";
-    const url = later ? consentUrl : check(consentUrl);
-    const tab = options.target ? options.target === "tab" : matchMedia("(pointer: coarse), (max-width: 600px)").matches;
-    // Before anything is waited for: browsers open windows for clicks alone.
-    win = open(later ? "about:blank" : url.href, "_blank", tab ? "" : popup());
-    if (win?.closed) win = null;
-    options.onOpen?.(win);
-    return later ? navigate(win, url, options) : run(url, win, options);
-  } catch (error) {
-    return Promise.reject(error);
-  }
+export async function connect(consentUrl, options = {}) {
+  const later = typeof consentUrl?.then === "function";
+  const url = later ? consentUrl : check(consentUrl, options);
+  const tab = options.target ? options.target === "tab" : matchMedia("(pointer: coarse), (max-width: 600px)").matches;
+  // Before anything is waited for: browsers open windows for clicks alone.
+  let win = open(later ? "about:blank" : url.href, "_blank", tab ? "" : popup());
+  if (win?.closed) win = null;
+  options.onOpen?.(win);
+  return later ? navigate(win, url, options) : run(url, win, options);
 }
 
-/** Follows a consent that was opened by other means, as with a link. */
+/** Follows a consent that was opened by other means. */
 export async function follow(consentUrl, options = {}) {
-  return run(check(await consentUrl), null, { onBlocked() {}, ...options });
+  return run(check(await consentUrl, options), null, { onBlocked() {}, ...options });
 }
 
 async function navigate(win, promised, options) {
   try {
-    const url = check(await promised);
+    const url = check(await promised, options);
     win?.location.replace(url.href);
     return await run(url, win, options);
   } catch (error) {
@@ -37,21 +33,21 @@ async function navigate(win, promised, options) {
   }
 }
 
-function check(consentUrl) {
-  const url = new URL(consentUrl);
+function check(consentUrl, { origin }) {
+  const url = new URL(consentUrl), only = new URL(origin || home || url).origin;
   if (!/^https?:$/.test(url.protocol) || !/^\/connect\/[\w.~-]+$/.test(url.pathname)) throw new TypeError("tokenbroker: not the url of a consent");
+  if (url.origin !== only) throw new TypeError(`tokenbroker: the consent is not of ${only}`);
   return url;
 }
 
 function popup() {
-  const width = 520, height = 760;
-  const middle = (from, room, size) => Math.round(Math.max(0, from + (room - size) / 2));
-  return `popup,width=${width},height=${height},left=${middle(screenX, outerWidth, width)},top=${middle(screenY, outerHeight, height)}`;
+  const middle = (from, room) => Math.round(Math.max(0, from + room / 2));
+  return `popup,width=520,height=760,left=${middle(screenX, outerWidth - 520)},top=${middle(screenY, outerHeight - 760)}`;
 }
 
 function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) {
   return new Promise((resolve, reject) => {
-    let consent = "", status = "", over = false;
+    let consent = "", status = "", over = false, missing = 0;
     const stop = new AbortController();
     const end = (settle, value) => {
       if (over) return;
@@ -72,21 +68,22 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
       finish(now);
     };
     const ask = async (wait) => {
-      const at = new URL(url.origin + url.pathname + "/status");
-      if (wait && status) at.search = new URLSearchParams({ wait: 25, status });
-      const answer = await fetch(at, { credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer", signal: stop.signal });
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      const said = await answer.json();
-      hear(said.consent, said.status);
+      const query = wait && status ? `?wait=25&status=${status}` : "";
+      const answer = await fetch(url.origin + url.pathname + "/status" + query, { credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer", signal: stop.signal });
+      missing = answer.status === 404 ? missing + 1 : 0;
+      if (missing > 2) return finish("expired"); // and each counts against this network
+      if (!answer.ok) throw answer.status;
+      const now = await answer.json();
+      hear(now.consent, now.status);
     };
 
-    // By message: from the broker, and from that window where it is known.
+    // By message: from the broker, and from that window if known.
     addEventListener("message", ({ origin, source, data }) => {
       if (origin !== url.origin || data?.type !== "tokenbroker:consent") return;
       if (win ? source === win : consent && data.consent === consent) hear(data.consent, data.status);
     }, { signal: stop.signal });
 
-    // By asking: the answer comes with the news.
+    // By asking: answers come with the news.
     const poll = async () => {
       for (let failed = 0; !over; ) {
         const began = Date.now();
@@ -95,7 +92,7 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
           failed = 0;
         } catch {
           if (over) return;
-          if (!consent && !failed) console.warn(`tokenbroker: can't read the status. Are ${location.origin} in origins and the broker in connect-src?`);
+          if (!consent && !failed && !missing) console.warn(`tokenbroker: can't read the status. Is ${location.origin} in origins, the broker in connect-src?`);
           failed = Math.min(failed + 1, 4);
         }
         await new Promise((next) => setTimeout(next, Math.max(failed * 1000, 500 - (Date.now() - began))));
@@ -103,7 +100,7 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
     };
     document.addEventListener("visibilitychange", () => { if (!document.hidden) ask().catch(() => {}); }, { signal: stop.signal });
 
-    // Closed before Continue it is over. Later it may only seem closed, cut off by a provider's Cross-Origin-Opener-Policy.
+    // Closed before Continue it is over. Later it may only seem so, by a provider's Cross-Origin-Opener-Policy.
     const looking = setInterval(async () => {
       if (!win?.closed) return;
       clearInterval(looking);
@@ -126,15 +123,15 @@ function run(url, win, { signal, onStatus, onBlocked, onClosed, close = true }) 
 }
 
 const style = `
-:host { display: inline-block; }
-:host([hidden]) { display: none; }
+:host { display: inline-block }
+:host([hidden]) { display: none }
 button { font: inherit; min-height: 44px; padding: 0 1.1em; border: 1px solid transparent; border-radius: var(--tokenbroker-radius, 8px); cursor: pointer;
-  background: var(--tokenbroker-accent, light-dark(#1d4ed8, #a8c1ff)); color: var(--tokenbroker-on-accent, light-dark(#fff, #0b1530)); }
-[aria-disabled=true] { opacity: .7; cursor: default; }
-:focus-visible { outline: 3px solid currentColor; outline-offset: 2px; }
-p { margin: .5em 0 0; }
-p:empty { display: none; }
-a { color: inherit; }
+  background: var(--tokenbroker-accent, light-dark(#1d4ed8, #a8c1ff)); color: var(--tokenbroker-on-accent, light-dark(#fff, #0b1530)) }
+[aria-disabled=true] { opacity: .7; cursor: default }
+:focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+p { margin: .5em 0 0 }
+p:empty { display: none }
+a { color: inherit }
 `;
 
 const words = {
@@ -151,7 +148,7 @@ const words = {
   open: "Open it here",
 };
 
-/** <tokenbroker-connect consent-url="..." binding="code">Connect your files</tokenbroker-connect> */
+/** <tokenbroker-connect consent-url="..." binding="code"> */
 export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   static observedAttributes = ["consent-url"];
   #parts; #stop; #texts; #result; #win; #done;
@@ -174,7 +171,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   }
 
   connectedCallback() { this.#show(this.state); }
-  // Not at once: what is moved is taken out and put back in one go.
+  // Not at once: what is moved is out and in again in one go.
   disconnectedCallback() { queueMicrotask(() => { if (!this.isConnected) this.#stop?.abort(); }); }
   attributeChangedCallback(_, before, now) {
     if (before === now) return;
@@ -186,7 +183,6 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
   get consentUrl() { return this.getAttribute("consent-url") ?? ""; }
   set consentUrl(url) { this.setAttribute("consent-url", url); }
   get state() { return this.getAttribute("state") ?? "ready"; }
-  /** Other words or languages. */
   get texts() { return { ...words, ...this.#texts }; }
   set texts(texts) { this.#texts = { ...texts }; this.#show(this.state); }
 
@@ -198,6 +194,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
     const tell = (name, detail) => this.dispatchEvent(new CustomEvent(`tokenbroker:${name}`, { detail, bubbles: true, composed: true }));
     this.#show("waiting");
     return (this.#done = connect(this.consentUrl, {
+      origin: this.getAttribute("origin"),
       onOpen: (win) => { this.#win = win; },
       signal: stop.signal,
       onStatus: (now) => {
