@@ -295,7 +295,7 @@ func TestEmbeddingBlockedAndClosed(t *testing.T) {
 	if got := connect(consent.str("url")); got != "blocked" {
 		t.Errorf("connect without a click: %s", got)
 	}
-	for _, bad := range []string{"javascript:alert(1)", "/connect/x", "https://evil.example/", "data:text/html,x", "ftp://127.0.0.1/connect/x", "https://evil.example/connect/x/y", ""} {
+	for _, bad := range []string{"javascript:alert(1)", "/connect/x", "https://evil.example/", "data:text/html,x", "ftp://127.0.0.1/connect/x", "https://evil.example/connect/x/y", "https://evil.example/connect/x", ""} {
 		if got := connect(bad); got != "TypeError" {
 			t.Errorf("%q: %s", bad, got)
 		}
@@ -389,6 +389,36 @@ func TestEmbeddingOnAPhone(t *testing.T) {
 	if p.text(bars) != "true" {
 		t.Error("on a phone it is no tab")
 	}
+	s.api.want(200, "POST", "/v1/consents/"+consent.str("id")+"/complete", object{"subject": "u1", "code": code})
+	w.until(`document.querySelector("#files[state=completed]") !== null`)
+}
+
+// On a phone whose browser opens no window the chat shows a link: the finger finds it, and it opens a tab that the chat follows.
+func TestEmbeddingBlockedOnAPhone(t *testing.T) {
+	t.Parallel()
+	s := newChatSite(t, true)
+	consent := s.api.consent("u1")
+	s.show(element("files", consent.str("url"), "code"))
+	w := openChromium(t, chromedp.Flag("disable-popup-blocking", false))
+	w.do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile, chromedp.EmulateTouch))
+	s.open(w, "/strict")
+	w.until(`document.querySelector("#files").shadowRoot !== null && matchMedia("(max-width: 600px)").matches && navigator.maxTouchPoints > 0`)
+	w.until(`(() => { document.querySelector("#files").connect(); return true; })()`) // without a touch: nothing opens
+	w.until(`document.querySelector("#files[state=blocked]") !== null && window.heard.includes("files blocked ")`)
+	const link = `document.querySelector("#files").shadowRoot.querySelector("[part=link]")`
+	if got := w.text(link + `.href`); got != consent.str("url") {
+		t.Fatalf("the link leads to %q", got)
+	}
+	// The whole of it is on the screen, and what a finger hits in its middle is the link.
+	w.until(`document.documentElement.scrollWidth <= 390 && (() => { const b = ` + link + `.getBoundingClientRect();
+		return b.left >= 0 && b.right <= 390 && b.bottom <= 844 && ` + link + `.getRootNode().elementFromPoint((b.left + b.right) / 2, (b.top + b.bottom) / 2) === ` + link + `; })()`)
+	p := w.popup(func() { w.do(chromedp.Click(chromedp.JSPath(link))) })
+	p.agree()
+	code := p.shownCode()
+	if p.text(`String(window.toolbar.visible)`) != "true" {
+		t.Error("it is no tab")
+	}
+	w.until(`document.querySelector("#files[state=code]") !== null`)
 	s.api.want(200, "POST", "/v1/consents/"+consent.str("id")+"/complete", object{"subject": "u1", "code": code})
 	w.until(`document.querySelector("#files[state=completed]") !== null`)
 }
