@@ -118,7 +118,7 @@ var signInJourneys = []journey{
 
 const (
 	unreachable = "The other service can't be reached right now. Nothing was connected."
-	officeGone  = "Your organisation's sign-in, or the service that you want to connect, can't be reached."
+	officeGone  = "Your organisation's sign-in can't be reached right now."
 )
 
 // outageJourneys are what people see of a provider or an organisation that fails or is gone: words of ours, and what to do now.
@@ -220,8 +220,8 @@ var outageJourneys = []journey{
 		w.gone(t, w.office.front, link, p)
 		p.goOn()
 		p.refusedWith(503)
-		p.says("The service that you want to connect can't be reached right now.")
-		p.says("try again")
+		p.says(officeGone)
+		p.says("open the link from the chat again")
 		w.status(t, w.staff, id, "pending")
 		w.office.front.up(t)
 		eventually(t, 20*time.Second, "the link can be used again", func() error { // what is down is left alone for some seconds
