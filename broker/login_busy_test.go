@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,14 +76,16 @@ func TestFollowersOfAGoneConsent(t *testing.T) {
 		h := brokertest.New(t, 1)
 		defer drain(t, h)
 		link := newLink(t, h, broker.ConsentRequest{Subject: "u"})
-		n := follow(t.Context(), h, h.Service, link.ID, "")
-		time.Sleep(2 * time.Second)
+		var gone atomic.Bool
 		h.Store.Before = func(_ context.Context, operation string) error {
-			if operation == "Consent" {
+			if operation == "Consent" && gone.Load() {
 				return broker.ErrNotFound
 			}
 			return nil
 		}
+		n := follow(t.Context(), h, h.Service, link.ID, "")
+		time.Sleep(2 * time.Second)
+		gone.Store(true)
 		select {
 		case err := <-n.ended:
 			if err != nil {
