@@ -156,7 +156,7 @@ func TestLoginCallbacksThatDontBelong(t *testing.T) {
 		state := brokertest.Query(t, location, "state")
 		for name, spoil := range map[string]func(*broker.LoginCallback){
 			"no state":        func(cb *broker.LoginCallback) { cb.State = broker.Secret{} },
-			"half a state":    func(cb *broker.LoginCallback) { cb.State = broker.NewSecret(state[:len(state)-1] + "A") },
+			"half a state":    func(cb *broker.LoginCallback) { cb.State = broker.NewSecret(state[:len(state)-2]) },
 			"other purpose":   func(cb *broker.LoginCallback) { cb.State = broker.NewSecret("x" + state[1:]) },
 			"without purpose": func(cb *broker.LoginCallback) { cb.State = broker.NewSecret(state[2:]) },
 			"another client":  func(cb *broker.LoginCallback) { cb.Client = "chat2" },

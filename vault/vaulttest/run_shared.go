@@ -182,7 +182,8 @@ func testSharedForeign(r *rig) {
 	r.raw("HSET", mine, "gen", generation+"0", "wid", "another")
 	_, _, err := s.BeginRefresh(r.ctx(), conns[0], "a", time.Minute)
 	is(r, err, broker.ErrIntegrity, "an older grant under a newer generation")
-	r.raw("HSET", mine, "gen", generation, "g", sealed[:len(sealed)-1]+"x")
+	end := len(sealed) - 1
+	r.raw("HSET", mine, "gen", generation, "g", sealed[:end]+string([]byte{sealed[end] ^ 1}))
 	_, _, err = s.BeginRefresh(r.ctx(), conns[0], "a", time.Minute)
 	is(r, err, broker.ErrIntegrity, "a changed grant")
 	r.raw("HSET", mine, "g", sealed)
