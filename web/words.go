@@ -176,6 +176,10 @@ func finishView(fr frame, f broker.Finish) finishPage {
 		switch {
 		case !f.UserCode.IsZero():
 			v.Key, v.Code = "finish.code", f.UserCode.Reveal()
+			// The code is not the proof until the chat has it: who came with a link of somebody else's must not learn whose it is.
+			if v.Previous = maskedAccount(f.Previous); v.Previous != nil {
+				v.Account, v.Was = viewAccount(f.Account), v.Previous.Main
+			}
 		case f.Undecided() && f.Previous != nil:
 			v.Key, v.Asks = "finish.replace", "replace"
 		case f.Undecided():
@@ -249,10 +253,10 @@ func maskedAccount(a *broker.Account) *accountView {
 }
 
 func masked(s string) string {
-	if at := strings.LastIndex(s, "@"); at > 0 { // names and ids may be addresses as well
+	words := strings.Fields(s)
+	if at := strings.LastIndex(s, "@"); at > 0 && len(words) == 1 { // names and ids may be addresses as well
 		return firstLetter(s[:at]) + s[at:]
 	}
-	words := strings.Fields(s)
 	words = words[:min(len(words), maskedWords)]
 	for i := range words {
 		words[i] = firstLetter(words[i])

@@ -48,6 +48,8 @@ func TestAccountBeforeTheProof(t *testing.T) {
 		{broker.Account{ID: "1", Name: "Ada Lovelace"}, "A… L…"},
 		{broker.Account{ID: "1", Name: "ada@example.com"}, "a…@example.com"},
 		{broker.Account{ID: "1", Name: "a b c d e f"}, "a… b… c…"},
+		{broker.Account{ID: "1", Name: "Ada @ada.lovelace"}, "A… @…"}, // no address
+		{broker.Account{ID: "1", Email: "Ada Lovelace <ada@example.com>"}, "A… L… <…"},
 		{broker.Account{Name: "山田太郎"}, "山…"},
 		{broker.Account{Name: "E\u0301va"}, "E\u0301…"},
 		{broker.Account{Name: "\u202e\u200b Ada"}, "A…"},
