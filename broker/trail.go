@@ -75,7 +75,8 @@ func (s *Service) consentTrouble(ctx context.Context, consent Consent, reason st
 }
 
 // What whoever has a link can write with it, cookie or none, in this process: so many refusals of strange browsers are on record for
-// each consent and each visit, and so often it can be started or decided on. All that goes into the trail for good, and a page of "My connections"
+// each consent and each visit, of each kind, as cheap ones must not use up the room of those that tell of an attack; and so often it can
+// be started or decided on. All that goes into the trail for good, and a page of "My connections"
 // looks back over so many entries: who may write without end could bury there what an assistant did.
 const (
 	strangersRecorded = 5
@@ -85,7 +86,7 @@ const (
 
 // strangeBrowser is consentTrouble for a browser that the consent does not belong to.
 func (s *Service) strangeBrowser(ctx context.Context, consent Consent, reason string, cause error) error {
-	if !s.strangers.allow(consent.ID, s.cfg.Now(), strangersRecorded, linkForgotten) {
+	if !s.strangers.allow(consent.ID+"\x00"+reason, s.cfg.Now(), strangersRecorded, linkForgotten) {
 		return cause
 	}
 	return s.consentTrouble(ctx, consent, reason, cause)
@@ -93,7 +94,7 @@ func (s *Service) strangeBrowser(ctx context.Context, consent Consent, reason st
 
 // strangeVisitor is portalRefused for a browser that the visit does not belong to.
 func (s *Service) strangeVisitor(ctx context.Context, p Portal, reason string, cause error) error {
-	if !s.strangers.allow(p.ID, s.cfg.Now(), strangersRecorded, linkForgotten) {
+	if !s.strangers.allow(p.ID+"\x00"+reason, s.cfg.Now(), strangersRecorded, linkForgotten) {
 		return cause
 	}
 	return s.portalRefused(ctx, p, reason, cause)
