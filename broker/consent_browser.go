@@ -289,7 +289,8 @@ func (s *Service) providerError(ctx context.Context, consent Consent, code strin
 	case "server_error", "temporarily_unavailable":
 		return s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, string(CodeProviderUnavailable), "the provider failed")
 	}
-	s.cfg.Log.ErrorContext(ctx, "the provider refused the authorization request: check the connector's client_id, redirect URI and scopes", "connector", consent.Connector)
+	// No alarm: whoever has the link can write this answer.
+	s.cfg.Log.WarnContext(ctx, "the provider refused the authorization request, if the browser tells the truth: check the connector's client_id, redirect URI and scopes", "connector", consent.Connector)
 	return s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, string(CodeProviderMisconfigured), "the provider refused the authorization request")
 }
 

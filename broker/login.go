@@ -195,7 +195,8 @@ func (s *Service) redeemLogin(ctx context.Context, client Client, run LoginRun, 
 		return run, atLogin(unavailable(time.Second, errors.New("the OpenID Provider answered with "+cb.Error)))
 	default:
 		// No alarm: whoever has the link can write this answer.
-		s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider refused the authentication request, if the browser tells the truth: check client_id, redirect URI and scopes under clients: login", "client", client.ID)
+		s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider refused the authentication request, if the browser tells the truth: check client_id, redirect URI and scopes under clients: login",
+			"client", client.ID, "redirect_uri", s.loginURI(client))
 		return run, atLogin(misconfigured(errors.New("the OpenID Provider refused the authentication request")))
 	}
 	if cb.Code.IsZero() {
