@@ -57,6 +57,30 @@ func TestConnectElementIsMoved(t *testing.T) {
 	b.quiet(t)
 }
 
+// TestConnectElementKeepsItsWindow: as long as the consent's window is there, a press brings it to the front, also while it shows the
+// code: its link leads nowhere a second time.
+func TestConnectElementKeepsItsWindow(t *testing.T) {
+	s := newSite(t)
+	chat, now := withElement(t, s)
+	now.Store(broker.ConsentStarted)
+	b := openTab(t, startBrowser(t))
+	b.do(t, chromedp.Navigate(chat.URL+"/?binding=code"))
+	wait := func(expression string) { t.Helper(); ask(t, b, chromedp.Poll[bool](expression)) }
+	wait(`document.querySelector("tokenbroker-connect").shadowRoot !== null`)
+	wait(`(() => { window.element = document.querySelector("tokenbroker-connect"); window.opened = window.front = 0;
+  window.open = () => { opened++; return {closed: false, close() {}, focus() { front++; }}; }; window.first = element.connect(); return element.state === "waiting"; })()`)
+	now.Store(broker.ConsentAwaitingCompletion)
+	wait(`element.state === "code"`)
+	wait(`(() => { window.second = element.connect(); return opened === 1 && front === 1; })()`)
+	now.Store(broker.ConsentCompleted)
+	ask(t, b, chromedp.Evaluate[bool](`(() => { window.ends = ""; Promise.all([first, second]).then((all) => { ends = all.map((a) => a.status).join(); }, (e) => { ends = e.name; }); return true; })()`))
+	wait(`ends !== ""`)
+	if got := ask(t, b, chromedp.Evaluate[string](`ends`)); got != "completed,completed" {
+		t.Errorf("it ended as %s", got)
+	}
+	b.quiet(t)
+}
+
 // TestConnectScriptKeepsToItsBroker: the script that a broker served opens that broker's consents and no others, unless the page names
 // another; the copy of the package opens what the page names, and all if it names none.
 func TestConnectScriptKeepsToItsBroker(t *testing.T) {

@@ -188,7 +188,7 @@ export class TokenbrokerConnect extends (globalThis.HTMLElement ?? class {}) {
 
   connect() {
     if (this.#result) return Promise.resolve(this.#result);
-    if (this.state === "waiting" && this.#win && !this.#win.closed) return this.#win.focus(), this.#done;
+    if (this.state !== "ready" && this.#win && !this.#win.closed) return this.#win.focus(), this.#done;
     this.#stop?.abort();
     const stop = (this.#stop = new AbortController());
     const tell = (name, detail) => this.dispatchEvent(new CustomEvent(`tokenbroker:${name}`, { detail, bubbles: true, composed: true }));
