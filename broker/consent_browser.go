@@ -88,6 +88,10 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 		}
 	}
 	if !s.mayStart(consent.ID) {
+		// Over, and not just refused: a link that is pending is handed out again to who asks for a new one.
+		if _, err := s.endFlow(ctx, consent, ConsentFailed, EventConsentFailed, "too_many_attempts", "it was started too often"); err != nil {
+			return Start{}, err
+		}
 		return Start{}, errNoConsent()
 	}
 	abandoned := consent.Provisional // of a callback that was cut off behind its exchange

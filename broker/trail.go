@@ -100,8 +100,8 @@ func (s *Service) strangeVisitor(ctx context.Context, p Portal, reason string, c
 	return s.portalRefused(ctx, p, reason, cause)
 }
 
-// mayStart tells whether a consent or a visit may be started once more, or decided on. One that may not is as good as dead: what helps
-// is a new link.
+// mayStart tells whether a consent or a visit may be started once more, or decided on. One that may not is as good as dead, and a consent
+// that can't be started is over: what helps is a new link.
 func (s *Service) mayStart(id string) bool {
 	return s.starts.allow(id, s.cfg.Now(), startsMost, linkForgotten)
 }

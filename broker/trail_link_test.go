@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 
@@ -66,8 +67,47 @@ func TestALinkWritesLittle(t *testing.T) {
 				started++
 			}
 		}
-		if n := len(h.Store.Entries()) - before; started < 20 || started >= often || n != started || broker.CodeOf(last) != broker.CodeNotFound {
+		if n := len(h.Store.Entries()) - before; started < 20 || started >= often || n != started+1 || broker.CodeOf(last) != broker.CodeNotFound {
 			t.Errorf("started %d times, %d entries, then %v", started, n, last)
+		}
+	})
+}
+
+// Whoever has a link of a client with login can start it and give up as often as a link may be started, without being anybody. That costs
+// its user this link: the next one is another.
+func TestALinkStartedTooOftenIsOver(t *testing.T) {
+	in(t, func(t *testing.T, h *brokertest.Harness) {
+		h.Client.Login = true
+		ask := func() broker.ConsentLink {
+			t.Helper()
+			_, err := h.Service.IssueToken(t.Context(), h.Caller(), broker.TokenRequest{Connector: "files", Subject: "alice"})
+			var e *broker.Error
+			if !errors.As(err, &e) || e.Consent == nil {
+				t.Fatalf("no consent is asked for: %v", err)
+			}
+			return e.Consent.Consent
+		}
+		link := ask()
+		var err error
+		for range 60 {
+			var start broker.Start
+			b := brokertest.Browser{}
+			if start, err = h.Service.StartConsent(t.Context(), brokertest.LinkSecret(link), b.Cookie); err != nil {
+				break
+			}
+			b[start.CookieName] = start.Cookie
+			cb := b.SignedIn(t, start.Location, "mallory")
+			cb.Code, cb.Error = broker.Secret{}, "server_error"
+			if _, err := h.Service.FinishLogin(t.Context(), cb); broker.CodeOf(err) != broker.CodeProviderUnavailable {
+				t.Fatal(err)
+			}
+		}
+		if v := status(t, h, link.ID); broker.CodeOf(err) != broker.CodeNotFound || v.Status != broker.ConsentFailed || v.Error != "too_many_attempts" {
+			t.Errorf("%v, and it is %+v", err, v)
+		}
+		next := ask()
+		if _, err := h.Service.StartConsent(t.Context(), brokertest.LinkSecret(next), noCookie); err != nil || next.ID == link.ID {
+			t.Errorf("the user asks again: %v, the same link %t", err, next.ID == link.ID)
 		}
 	})
 }
