@@ -260,7 +260,11 @@ func (w *Web) begin(ctx context.Context, r *http.Request, limit time.Duration) (
 func (w *Web) fail(c echo.Context, a area, err error) error {
 	o := outcomeOf(a, err)
 	level := slog.LevelDebug
-	if o.Status >= 500 {
+	var e *broker.Error
+	switch {
+	case o.Status >= 500 && errors.As(err, &e) && e.AtLogin:
+		level = slog.LevelWarn // what the other side said came through the browser
+	case o.Status >= 500:
 		level = slog.LevelError
 	}
 	w.cfg.Log.Log(c.Request().Context(), level, "page failed", "route", c.Path(), "code", string(broker.CodeOf(err)), "status", o.Status, "error", err)
