@@ -59,6 +59,7 @@ func TestSharedGrant(t *testing.T) {
 	for _, s := range subjects {
 		connections[s] = c.connect(newBrowser(t), s)
 	}
+	first := r.provider.Stats().TokenRequests["refresh_token"]
 	for round := range 3 {
 		r.expired(c, subjects[round])
 		before := r.provider.Stats().TokenRequests["refresh_token"]
@@ -72,10 +73,14 @@ func TestSharedGrant(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// A token that lives for two seconds may end while the last ones are on their way.
-		if n := r.provider.Stats().TokenRequests["refresh_token"] - before; n < 1 || n > 3 {
+		// A token that lives for two seconds may end while the last ones are on their way, or have been replaced in the background
+		// since it was seen to be over.
+		if n := r.provider.Stats().TokenRequests["refresh_token"] - before; n > 3 {
 			t.Errorf("round %d: %d refreshes for three holders of one grant", round, n)
 		}
+	}
+	if n := r.provider.Stats().TokenRequests["refresh_token"] - first; n < 3 {
+		t.Errorf("%d refreshes in three rounds", n)
 	}
 	r.settings(time.Hour)
 	for i, s := range subjects {
