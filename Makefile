@@ -40,17 +40,15 @@ deps: ## Install what the tests run besides Go: redis-server, chromium, curl, py
 PROGRAMS := ./cmd/tokenbroker ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
 
 # The schedules need processors and nothing else, most other tests wait for servers and processes: so the schedules run beside
-# them, on what is left over, and the store's conformance beside the programs. Each is a process group of its own (set -m), which
-# ends with this recipe.
+# them, on what is left over. They are a process group of their own (set -m), which ends with this recipe.
 .PHONY: test
 test: deps ## Run all tests: with the race detector, then the programs and the browser, and 100,000 schedules of the simulation.
 	@mkdir -p bin; set -m; \
 	nice -n 19 $(MAKE) --no-print-directory simulation SCHEDULES=100000 >bin/simulation.log 2>&1 & schedules=$$!; \
-	trap 'kill -- -$$schedules 2>/dev/null || true; kill -- -$${store:-$$schedules} 2>/dev/null || true' EXIT; set +m; set -x; \
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|vaulttest|cmd/tokenbroker)$$'); \
-	set -m; CGO_ENABLED=1 $(GO) test -race -timeout 15m ./vault/vaulttest >bin/store.log 2>&1 & store=$$!; set +m; \
+	trap 'kill -- -$$schedules 2>/dev/null || true' EXIT; set +m; set -x; \
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbroker)$$'); \
 	$(GO) test -timeout 15m $(PROGRAMS); \
-	status=0; wait $$store || status=$$?; cat bin/store.log; wait $$schedules || status=$$?; cat bin/simulation.log; exit $$status
+	status=0; wait $$schedules || status=$$?; cat bin/simulation.log; exit $$status
 
 .PHONY: race
 race: deps ## Run the programs and the browser with the race detector; on a quiet machine.
