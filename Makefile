@@ -16,7 +16,7 @@ help: ## Show this help.
 
 .PHONY: build
 build: ## Build bin/tokenbroker.
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenbroker ./cmd/tokenbroker
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenbroker ./cmd/tokenbroker
 
 .PHONY: deps
 deps: ## Install what the tests run besides Go: redis-server, chromium, curl, python3, nodejs, and gcc for the race detector.
@@ -36,8 +36,11 @@ deps: ## Install what the tests run besides Go: redis-server, chromium, curl, py
 
 # The programs under test and what drives them: several processes that share two cores, whose answers are timed; and the
 # simulation, in which one goroutine runs at a time. The race detector makes them ten times slower, so it watches everything
-# else; make race has it watch these too.
-PROGRAMS := ./cmd/tokenbroker ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
+# else; make race has it watch these too. The conformance suite of the store runs on six topologies: under the race detector on
+# one server and on a cluster, and on all six without; make race runs all of them with it.
+PROGRAMS := ./cmd/tokenbench ./cmd/tokenbroker ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
+TOPOLOGIES := ./vault/vaulttest
+UNRACED := ^Test(Miniredis|TLS|Sentinel|ClusterReplicas)$$
 
 # The schedules need processors and nothing else, most other tests wait for servers and processes: so the schedules run beside
 # them, on what is left over. They are a process group of their own (set -m), which ends with this recipe.
@@ -46,13 +49,15 @@ test: deps ## Run all tests: with the race detector, then the programs and the b
 	@mkdir -p bin; set -m; \
 	nice -n 19 $(MAKE) --no-print-directory simulation SCHEDULES=100000 >bin/simulation.log 2>&1 & schedules=$$!; \
 	trap 'kill -- -$$schedules 2>/dev/null || true' EXIT; set +m; set -x; \
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbroker)$$'); \
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m -skip '$(UNRACED)' $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbench|cmd/tokenbroker)$$'); \
 	$(GO) test -timeout 15m $(PROGRAMS); \
+	$(GO) test -timeout 15m -parallel 6 $(TOPOLOGIES); \
 	status=0; wait $$schedules || status=$$?; cat bin/simulation.log; exit $$status
 
 .PHONY: race
 race: deps ## Run the programs and the browser with the race detector; on a quiet machine.
 	CGO_ENABLED=1 $(GO) test -race -p 1 -timeout 30m $(PROGRAMS)
+	CGO_ENABLED=1 $(GO) test -race -parallel 6 -timeout 30m $(TOPOLOGIES)
 
 .PHONY: simulation
 SCHEDULES ?= 100000
@@ -73,14 +78,30 @@ chaos: deps ## Kill, stop and cut off replicas, Redis and the provider, some 20 
 	TOKENBROKER_CHAOS_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-chaos.md" $(GO) test -tags chaos -count=1 -v -timeout 60m -run '^TestChaos$$' ./cmd/tokenbroker/e2e
 	$(MAKE) --no-print-directory simulation SCHEDULES=10000000
 
+.PHONY: scale
+scale: deps ## Measure the dashboard with a million connections and ten million events: half an hour and 10 GiB; report to deploy/bench.
+	@mkdir -p deploy/bench
+	SCALE_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-dashboard.md" $(GO) test -tags scale -count=1 -v -timeout 120m -run '^TestDashboardAtScale$$' ./cmd/tokenbroker/e2e
+
+.PHONY: bench
+BENCH ?=
+bench: ## Measure the broker against the bare reference server, about a quarter of an hour on a quiet machine; report to deploy/bench. BENCH holds flags, such as --quick.
+	@command -v redis-server >/dev/null || { echo "make bench needs redis-server: apt-get install -y redis-server" >&2; exit 1; }
+	@mkdir -p bin deploy/bench && $(GO) build -o bin/tokenbench ./cmd/tokenbench
+	bin/tokenbench run $(BENCH)
+
 .PHONY: lint
 lint: ## Check format, vet, staticcheck and known vulnerabilities.
 	@unformatted="$$(gofmt -l .)"; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags profile ./cmd/tokenbroker
 	$(GO) vet -tags chaos ./cmd/tokenbroker/e2e
+	$(GO) vet -tags scale ./cmd/tokenbroker/e2e
 	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags profile ./cmd/tokenbroker
 	$(GO) run $(STATICCHECK) -tags chaos ./cmd/tokenbroker/e2e
+	$(GO) run $(STATICCHECK) -tags scale ./cmd/tokenbroker/e2e
 	@# Status 3 is a finding. Anything else but 0 means that it could not look, mostly for want of its database.
 	@status=0; GOBIN="$(CURDIR)/bin" $(GO) install $(GOVULNCHECK) && bin/govulncheck ./... || status=$$?; \
 	case $$status in \

@@ -22,7 +22,9 @@ func encode(body any) ([]byte, error) {
 }
 
 // stamp writes a time as RFC 3339 in UTC, cut to milliseconds: an expiry must not come out later than it is.
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
+func stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
+
+const stampLayout = "2006-01-02T15:04:05.000Z"
 
 // stampOrNull is null for a time that is not known.
 func stampOrNull(t time.Time) *string {

@@ -23,6 +23,12 @@ type Service interface {
 	Connections
 	Directory
 	Administration
+	Admission
+}
+
+// Admission tells whether a client that was authenticated may do anything now.
+type Admission interface {
+	AdmitClient(ctx context.Context, caller broker.Caller) error
 }
 
 // Tokens hands out access tokens.
@@ -148,20 +154,20 @@ func (a *API) Register(e *echo.Echo) {
 // table lists every call. openapi.yaml has an operation for each, and a test holds that.
 func (a *API) table() []route {
 	return []route{
-		{method: http.MethodPost, path: "/v1/tokens", handle: a.issueToken},
-		{method: http.MethodPost, path: "/v1/consents", handle: a.createConsent},
+		{method: http.MethodPost, path: "/v1/tokens", handle: a.issueToken, stays: true},
+		{method: http.MethodPost, path: "/v1/consents", handle: a.createConsent, stays: true},
 		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus, query: []string{"wait", "status"}},
 		{method: http.MethodGet, path: "/v1/consents/:id/events", handle: a.consentEvents},
-		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent},
-		{method: http.MethodPost, path: "/v1/portal-sessions", handle: a.createPortal},
+		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent, stays: true},
+		{method: http.MethodPost, path: "/v1/portal-sessions", handle: a.createPortal, stays: true},
 		{method: http.MethodGet, path: "/v1/portal-sessions/:id", handle: a.portalStatus},
-		{method: http.MethodPost, path: "/v1/portal-sessions/:id/complete", handle: a.completePortal},
+		{method: http.MethodPost, path: "/v1/portal-sessions/:id/complete", handle: a.completePortal, stays: true},
 		{method: http.MethodGet, path: "/v1/connections", handle: a.listConnections,
 			query: []string{"subject", "connector", "status", "limit", "cursor"}},
 		{method: http.MethodGet, path: "/v1/connections/:id", handle: a.getConnection},
-		{method: http.MethodDelete, path: "/v1/connections/:id", handle: a.disconnect},
+		{method: http.MethodDelete, path: "/v1/connections/:id", handle: a.disconnect, stays: true},
 		{method: http.MethodGet, path: "/v1/subjects/:subject/connectors", handle: a.subjectConnectors},
-		{method: http.MethodDelete, path: "/v1/subjects/:subject", handle: a.eraseSubject},
+		{method: http.MethodDelete, path: "/v1/subjects/:subject", handle: a.eraseSubject, stays: true},
 		{method: http.MethodGet, path: "/v1/connectors", handle: a.listConnectors},
 		{method: http.MethodGet, path: "/v1/events", handle: a.listEvents,
 			query: []string{"subject", "connector", "connection", "type", "scope", "since", "until", "limit", "cursor"}},
@@ -169,6 +175,6 @@ func (a *API) table() []route {
 		{method: http.MethodGet, path: "/v1/admin/connectors", handle: a.ownConnectors},
 		{method: http.MethodGet, path: "/v1/admin/connectors/:id", handle: a.ownConnector},
 		{method: http.MethodPatch, path: "/v1/admin/connectors/:id", handle: a.updateConnector},
-		{method: http.MethodDelete, path: "/v1/admin/connectors/:id", handle: a.deleteConnector, query: []string{"revoke"}},
+		{method: http.MethodDelete, path: "/v1/admin/connectors/:id", handle: a.deleteConnector, stays: true, query: []string{"revoke"}},
 	}
 }

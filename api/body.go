@@ -45,7 +45,7 @@ func (in *request) readAll() ([]byte, error) {
 	if in.http.ContentLength > maxBodyBytes {
 		return nil, tooLarge()
 	}
-	text, err := io.ReadAll(http.MaxBytesReader(in.writer, in.http.Body, maxBodyBytes))
+	text, err := in.readBytes()
 	var over *http.MaxBytesError
 	switch {
 	case errors.As(err, &over):
@@ -56,6 +56,16 @@ func (in *request) readAll() ([]byte, error) {
 		return nil, closing(http.StatusBadRequest, "the body ended early; send as much as Content-Length says")
 	}
 	return text, nil
+}
+
+// readBytes reads as much as Content-Length says, or, where it says nothing, up to the limit.
+func (in *request) readBytes() ([]byte, error) {
+	if in.http.ContentLength > 0 {
+		text := make([]byte, in.http.ContentLength)
+		_, err := io.ReadFull(in.http.Body, text)
+		return text, err
+	}
+	return io.ReadAll(http.MaxBytesReader(in.writer, in.http.Body, maxBodyBytes))
 }
 
 // bodyDeadline bounds the arrival of the body, also of one that is refused unread: a body that drips in must not hold a
@@ -87,6 +97,9 @@ func checkType(header http.Header) error {
 	types, codings := header.Values("Content-Type"), header.Values("Content-Encoding")
 	if len(types) != 1 || len(codings) > 1 || len(codings) == 1 && !strings.EqualFold(codings[0], "identity") {
 		return refuse()
+	}
+	if types[0] == "application/json" {
+		return nil
 	}
 	media, params, err := mime.ParseMediaType(types[0])
 	if err != nil || media != "application/json" {
@@ -236,10 +249,6 @@ func (s *scopeList) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	if err := json.UnmarshalDecode(d, &list); err != nil {
 		return err
 	}
-	for name := range strings.SplitSeq(list, " ") {
-		if name != "" {
-			s.names = append(s.names, name)
-		}
-	}
+	s.names = append(s.names, splitScopes(list)...)
 	return nil
 }

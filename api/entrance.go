@@ -36,8 +36,8 @@ func (in *request) param(name string) string { return unescape(in.match.param(na
 // ServeHTTP answers one request of the API.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := a.cfg.Now()
-	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.Timeout)
-	defer cancel()
+	ctx := broker.Bound(r.Context(), a.cfg.Timeout)
+	defer ctx.End()
 	in := &request{http: r, writer: w, traceID: traceID(ctx)}
 	in.bodyDeadline(a.cfg.BodyTimeout)
 	ans, err := a.run(ctx, in)
@@ -73,6 +73,11 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 			return answer{}, err
 		}
 	}
+	if !in.match.route.stays {
+		if err := a.cfg.Service.AdmitClient(ctx, in.caller); err != nil {
+			return answer{}, err
+		}
+	}
 	return in.match.route.handle(ctx, in)
 }
 
@@ -95,7 +100,10 @@ func (a *API) write(ctx context.Context, in *request, ans answer, err error) int
 		in.writer.WriteHeader(status)
 		return status
 	}
-	text, encodeErr := encode(body)
+	text, encodeErr := ans.text, error(nil)
+	if text == nil || err != nil {
+		text, encodeErr = encode(body)
+	}
 	if encodeErr != nil {
 		// Not the encoder's own text: it may quote what it could not encode.
 		a.cfg.Log.LogAttrs(ctx, slog.LevelError, "answer could not be encoded", slog.String("request_id", in.id))
@@ -112,25 +120,35 @@ func (a *API) write(ctx context.Context, in *request, ans answer, err error) int
 func (in *request) header(contentType string) http.Header {
 	header := in.writer.Header()
 	// A token or a link can be in any answer, errors included, so none is ever kept (RFC 6749 section 5.1, threat 45).
-	header.Set("Cache-Control", "no-store")
-	header.Set("Pragma", "no-cache")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Content-Type", contentType)
-	header.Set("Request-Id", in.id)
+	// Set as header.Set does, with one allocation for all.
+	values := []string{"no-store", "no-cache", "nosniff", contentType, in.id}
+	for i, name := range [...]string{"Cache-Control", "Pragma", "X-Content-Type-Options", "Content-Type", "Request-Id"} {
+		header[name] = values[i : i+1 : i+1]
+	}
 	return header
 }
 
 // record writes the access log and names the span. No value from the path or the query goes into either (threats 23, 27).
 func (a *API) record(ctx context.Context, in *request, status int, err error, took time.Duration) {
 	route, method := in.match.template(), methodName(in.http.Method)
-	// otelhttp, around us, reads the pattern after the call for its span and its metrics.
-	in.http.Pattern = method + " " + route
-	span := trace.SpanFromContext(ctx)
-	span.SetName(in.http.Pattern)
-	if route != unmatched {
-		span.SetAttributes(attribute.String("http.route", route))
+	// the telemetry around us reads the pattern after the call for its span and its metrics.
+	if in.match.route != nil {
+		in.http.Pattern = in.match.route.pattern
+	} else {
+		in.http.Pattern = method + " " + route
 	}
-	attrs := []slog.Attr{
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetName(in.http.Pattern)
+		if route != unmatched {
+			span.SetAttributes(attribute.String("http.route", route))
+		}
+	}
+	if !a.cfg.Log.Enabled(ctx, slog.LevelInfo) {
+		a.recordFailure(ctx, in, status, err)
+		return
+	}
+	line := slog.NewRecord(a.cfg.Now(), slog.LevelInfo, "request", 0) // no line says where in the program it was written
+	line.AddAttrs(
 		slog.String("method", method),
 		slog.String("route", route),
 		slog.Int("status", status),
@@ -138,21 +156,22 @@ func (a *API) record(ctx context.Context, in *request, status int, err error, to
 		slog.String("client", in.caller.Client.ID),
 		slog.String("request_id", in.id),
 		slog.String("trace_id", in.traceID),
-	}
+	)
 	if err != nil {
-		attrs = append(attrs, slog.String("error", string(explain(err, "").body.Error)))
+		line.AddAttrs(slog.String("error", string(explain(err, "").body.Error)))
 	}
 	if status == http.StatusUnauthorized && a.cfg.ClientIP != nil {
-		attrs = append(attrs, slog.String("client_ip", a.cfg.ClientIP(in.http)))
+		line.AddAttrs(slog.String("client_ip", a.cfg.ClientIP(in.http)))
 	}
-	a.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
-	if err != nil && status >= http.StatusInternalServerError {
-		a.recordFailure(ctx, in, err)
-	}
+	_ = a.cfg.Log.Handler().Handle(ctx, line)
+	a.recordFailure(ctx, in, status, err)
 }
 
 // recordFailure logs what the caller does not see. Causes hold no secrets, by the rules of who makes them.
-func (a *API) recordFailure(ctx context.Context, in *request, err error) {
+func (a *API) recordFailure(ctx context.Context, in *request, status int, err error) {
+	if err == nil || status < http.StatusInternalServerError {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.String("cause", err.Error()),
 		slog.String("request_id", in.id),
@@ -168,11 +187,13 @@ func (a *API) recordFailure(ctx context.Context, in *request, err error) {
 // requestID makes a new id. What a caller sends as Request-Id is ignored: ids lead operators to log lines, so nobody
 // else may choose them.
 func (a *API) requestID() (string, error) {
-	var b [16]byte
-	if _, err := io.ReadFull(a.cfg.Random, b[:]); err != nil {
+	var text [22 + 16]byte // the id, and behind it what it is made of: one allocation for both
+	raw := text[22:]
+	if _, err := io.ReadFull(a.cfg.Random, raw); err != nil {
 		return "", fmt.Errorf("make request id: %w", err)
 	}
-	return base64.RawURLEncoding.EncodeToString(b[:]), nil
+	base64.RawURLEncoding.Encode(text[:22], raw)
+	return string(text[:22]), nil
 }
 
 func traceID(ctx context.Context) string {

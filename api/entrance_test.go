@@ -106,7 +106,7 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// recordingSpan is what otelhttp would put around us.
+// recordingSpan is what telemetry would put around us.
 type recordingSpan struct {
 	embedded.Span
 	name  string

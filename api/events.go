@@ -97,7 +97,7 @@ func isEventType(t broker.EventType) bool {
 		broker.EventTokenRefreshed, broker.EventTokenRefreshFailed, broker.EventScopeReduced,
 		broker.EventConnectionNeedsConsent, broker.EventConnectionNoticed, broker.EventConnectionRevoked, broker.EventSubjectErased,
 		broker.EventIntegrityFailed, broker.EventConnectorCreated, broker.EventConnectorUpdated, broker.EventConnectorDeleted,
-		broker.EventPortalCreated, broker.EventPortalOpened, broker.EventPortalRefused:
+		broker.EventPortalCreated, broker.EventPortalOpened, broker.EventPortalRefused, broker.EventTrailTrimmed:
 		return true
 	}
 	action, isOperator := strings.CutPrefix(string(t), "operator.")

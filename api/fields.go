@@ -92,7 +92,17 @@ func (f *fields) scopes(list []string) broker.ScopeSet {
 	return broker.NewScopeSet(list...)
 }
 
-func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
+func hasControl(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < ' ' || c == 0x7f:
+			return true
+		case c >= utf8.RuneSelf:
+			return strings.ContainsFunc(s[i:], unicode.IsControl)
+		}
+	}
+	return false
+}
 
 func isID(s string) bool {
 	if s == "" || len(s) > maxID {

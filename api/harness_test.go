@@ -40,6 +40,7 @@ var testTime = time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.FixedZone("", 3
 type fakeService struct {
 	t *testing.T
 
+	admit             func(broker.Caller) error
 	issueToken        func(broker.TokenRequest) (broker.Token, error)
 	createConsent     func(broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error)
 	consentStatus     func(id string) (broker.ConsentView, error)
@@ -93,6 +94,13 @@ func (f *fakeService) IssueToken(ctx context.Context, c broker.Caller, r broker.
 	f.called(ctx, c, f.issueToken != nil)
 	return f.issueToken(r)
 }
+func (f *fakeService) AdmitClient(_ context.Context, c broker.Caller) error {
+	if f.admit != nil {
+		return f.admit(c)
+	}
+	return nil
+}
+
 func (f *fakeService) NeedsSubject(_ broker.Caller, connector string) bool {
 	return connector != "robot"
 }

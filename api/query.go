@@ -19,6 +19,9 @@ const (
 // readQuery reads the parameters of a query. Each may be there once, and an empty one counts as left out. Names that the
 // call does not know are refused, so that a misspelt filter does not become a wider answer.
 func readQuery(u *url.URL, known []string) (map[string]string, error) {
+	if u.RawQuery == "" {
+		return nil, nil
+	}
 	if len(u.RawQuery) > maxQueryBytes {
 		return nil, invalid("the query is longer than %d bytes", maxQueryBytes)
 	}

@@ -17,6 +17,7 @@ type handler func(ctx context.Context, in *request) (answer, error)
 type answer struct {
 	status int
 	body   any
+	text   []byte // the body where it is encoded already
 }
 
 func ok(body any) (answer, error) { return answer{status: http.StatusOK, body: body}, nil }
@@ -27,20 +28,33 @@ type route struct {
 	path   string
 	query  []string
 	handle handler
+	// stays: the call is let through for a client that is disabled. It ends access, or its use case looks by itself.
+	stays bool
+	// pattern is method and path, for logs and spans.
+	pattern string
 }
 
 // routes finds the route for a request. It wraps echo's router and uses nothing else of echo.
 type routes struct {
 	echo  *echo.Echo
 	table map[string]*route // by method and path
+	// exact are those whose path has no parameters, by path and method: such a path fits no other route.
+	exact map[string]map[string]*route
 }
 
 func newRoutes(table []route) routes {
-	r := routes{echo: echo.New(), table: make(map[string]*route, len(table))}
+	r := routes{echo: echo.New(), table: make(map[string]*route, len(table)), exact: map[string]map[string]*route{}}
 	unused := func(echo.Context) error { return echo.ErrNotFound }
 	for _, entry := range table {
 		r.echo.Add(entry.method, entry.path, unused)
-		r.table[entry.method+" "+entry.path] = &entry
+		entry.pattern = entry.method + " " + entry.path
+		r.table[entry.pattern] = &entry
+		if !strings.Contains(entry.path, ":") {
+			if r.exact[entry.path] == nil {
+				r.exact[entry.path] = map[string]*route{}
+			}
+			r.exact[entry.path][entry.method] = &entry
+		}
 	}
 	return r
 }
@@ -57,6 +71,9 @@ type match struct {
 // find looks for the route of a method and a path that is still percent-encoded, so that %2F in a subject is not a
 // separator and each value is decoded exactly once, by request.param.
 func (r routes) find(method, escapedPath string) match {
+	if found := r.exact[escapedPath][method]; found != nil {
+		return match{route: found, path: found.path}
+	}
 	c := r.echo.AcquireContext()
 	defer r.echo.ReleaseContext(c)
 	c.Reset(nil, nil)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"tokenbroker/broker"
@@ -41,7 +42,11 @@ type tokenAnswer struct {
 }
 
 func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
-	body, err := readBody[tokenBody](in)
+	text, err := in.readAll()
+	if err != nil {
+		return answer{}, err
+	}
+	body, err := readTokenBody(text)
 	if err != nil {
 		return answer{}, err
 	}
@@ -67,8 +72,18 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(tokenAnswer{
-		AccessToken: token.AccessToken.Reveal(), // the one place where an access token leaves for a client
+	secret := token.AccessToken.Reveal() // the one place where an access token leaves for a client
+	// As much as most answers need, so that no copy of a token is left behind where a buffer grew.
+	if text, written := appendToken(make([]byte, 0, 640+len(secret)), secret, token); written {
+		return answer{status: http.StatusOK, text: text}, nil
+	}
+	return ok(tokenAnswerOf(secret, token))
+}
+
+// tokenAnswerOf is the answer as the encoder takes it.
+func tokenAnswerOf(secret string, token broker.Token) tokenAnswer {
+	return tokenAnswer{
+		AccessToken: secret,
 		TokenType:   "Bearer",
 		ExpiresIn:   wholeSeconds(token.ExpiresIn),
 		ExpiresAt:   stamp(token.ExpiresAt),
@@ -78,7 +93,7 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 		Account:     account(token.Account),
 		Extra:       token.Extra,
 		Degraded:    token.Degraded,
-	})
+	}
 }
 
 // target checks what a request is about.

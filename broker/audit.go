@@ -31,8 +31,21 @@ const (
 	EventPortalOpened           EventType = "portal.opened"
 	EventPortalRefused          EventType = "portal.refused"
 	EventOperatorSignedIn       EventType = "operator.signed_in"
+	EventOperatorSignedOut      EventType = "operator.signed_out"
+	EventOperatorSessionsEnded  EventType = "operator.sessions_ended"
 	EventOperatorSignInFailed   EventType = "operator.sign_in_failed"
 	EventOperatorViewed         EventType = "operator.viewed"
+	EventOperatorRevoked        EventType = "operator.revoked"
+	EventOperatorRefreshed      EventType = "operator.refreshed"
+	EventOperatorLinkCreated    EventType = "operator.link_created"
+	EventOperatorExported       EventType = "operator.exported"
+	EventOperatorDisabled       EventType = "operator.disabled"
+	EventOperatorEnabled        EventType = "operator.enabled"
+	EventOperatorJobStarted     EventType = "operator.job_started"
+	EventOperatorJobPaused      EventType = "operator.job_paused"
+	EventOperatorJobResumed     EventType = "operator.job_resumed"
+	EventOperatorJobEnded       EventType = "operator.job_ended"
+	EventTrailTrimmed           EventType = "audit.trimmed" // older events of the tenant are dropped
 )
 
 // Entry is what one operation leaves in the audit trail: one event for each of its scopes, which share everything else.
@@ -91,6 +104,10 @@ type EventFilter struct {
 	Connection string
 	Type       EventType
 	Scope      string
+	Client     string
+	Agent      string // of the actor; an operator's id too
+	Run        string // of the actor
+	Outcome    string
 	Since      time.Time
 	Until      time.Time
 }

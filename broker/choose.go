@@ -10,11 +10,15 @@ import (
 
 // choose finds the one connection that a token request means, active and with all scopes asked for. Everything else is
 // an error that says what the caller should do: ask the user for consent, or which account is meant.
-func (s *Service) choose(ctx context.Context, caller Caller, req TokenRequest, asked ask) (Connection, error) {
+// seen, if not nil, is what was read on the way here.
+func (s *Service) choose(ctx context.Context, caller Caller, req TokenRequest, asked ask, seen *WrongGuess) (Connection, error) {
 	if asked.connector.Direct() {
 		return s.standing(ctx, caller, req, asked)
 	}
-	all, unreadable := s.ofSubject(ctx, caller, req.Subject, asked.connector.ID)
+	all, unreadable := s.ofSubjectSwitched(ctx, caller, req, seen)
+	if _, off := DisabledBy(unreadable); off {
+		return Connection{}, unreadable
+	}
 	all = slices.DeleteFunc(all, func(c Connection) bool { return c.Direct }) // of the time before the operator changed the grant
 	conn, reason, err := pick(all, req.Connection)
 	if unreadable != nil && (req.Connection == "" || err != nil) {
@@ -89,9 +93,15 @@ func pick(all []Connection, named string) (Connection, ConsentReason, error) {
 
 // ofSubject reads the subject's connections to the connector ("": to all). Beside an error come those that can be read.
 func (s *Service) ofSubject(ctx context.Context, caller Caller, subject, connector string) ([]Connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	return s.readSubject(ctx, caller, subject, connector, func(ctx context.Context) ([]Connection, error) {
+		return s.cfg.Connections.OfSubject(ctx, caller.Client.Tenant, subject, connector)
+	})
+}
+
+func (s *Service) readSubject(ctx context.Context, caller Caller, subject, connector string, read func(context.Context) ([]Connection, error)) ([]Connection, error) {
+	ctx, cancel := within(ctx, s.cfg.StoreTimeout)
 	defer cancel()
-	all, err := s.cfg.Connections.OfSubject(ctx, caller.Client.Tenant, subject, connector)
+	all, err := read(ctx)
 	if errors.Is(err, ErrIntegrity) {
 		return all, s.integrityFailed(ctx, caller, Connection{Tenant: caller.Client.Tenant, Subject: subject, Connector: connector}, "connection record", err)
 	}

@@ -160,6 +160,22 @@ func (c *circuits) open(l line, t trouble) bool {
 	return c.all[l.key(t)].isOpen()
 }
 
+// opened tells which circuits are open, and since when the trouble lasts.
+func (c *circuits) opened() map[circuitKey]time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all map[circuitKey]time.Time
+	for key, o := range c.all {
+		if o.isOpen() {
+			if all == nil {
+				all = map[circuitKey]time.Time{}
+			}
+			all[key] = o.since
+		}
+	}
+	return all
+}
+
 // enter is asked right before a request is sent. Whoever enters an open circuit whose time is over is its probe, which must
 // report within limit. With a wait, nothing may be sent.
 func (c *circuits) enter(l line, limit time.Duration) (time.Duration, trouble) {

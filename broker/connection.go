@@ -63,6 +63,10 @@ type Connection struct {
 	RefreshExpiry time.Time // when the refresh token or grant itself ends, where the provider says so; else zero
 	RefreshAt     time.Time // when the background looks after it next (early.go); zero: never
 
+	// Switches is the mark of the table of kill switches by which it was decided to use the connection: Release demands that it
+	// still stands. It is not stored.
+	Switches string
+
 	// Generation grows by one with every write of the record. A write names the generation that it was made from.
 	Generation int64
 

@@ -26,6 +26,9 @@ func (s *Service) OpenLink(ctx context.Context, link Secret) (ConsentPage, error
 	if !ok {
 		return ConsentPage{}, errNoConsent()
 	}
+	if err := s.mayConsent(ctx, consent); err != nil {
+		return ConsentPage{}, err
+	}
 	page := ConsentPage{
 		ConsentID: consent.ID, ClientID: client.ID, ClientName: client.Name, Origins: client.Origins, Connector: connector, Renewal: consent.Connection != "",
 		Binding: consent.Binding, Status: consent.Status, Expires: consent.CreatedAt.Add(LinkLife),
@@ -86,6 +89,9 @@ func (s *Service) StartConsent(ctx context.Context, link Secret, cookie func(nam
 		if s.cfg.Now().Before(consent.BusyUntil) {
 			return Start{}, Errorf(CodeSlowDown, "this consent is being finished in another window")
 		}
+	}
+	if err := s.mayConsent(ctx, consent); err != nil {
+		return Start{}, s.disabled(ctx, consent, "started", err)
 	}
 	if !s.mayStart(consent.ID) {
 		// Over, and not just refused: a link that is pending is handed out again to who asks for a new one.
@@ -255,6 +261,9 @@ func (s *Service) finishConsent(ctx context.Context, cb Callback) (Finish, error
 			return Finish{}, err
 		}
 		return Finish{}, Errorf(CodeInvalidRequest, "this answer does not come from the provider that was asked; start again from the chat")
+	}
+	if err := s.mayConsent(ctx, consent); err != nil {
+		return Finish{}, s.disabled(ctx, consent, "brought back by the browser", err)
 	}
 	if cb.Error != "" {
 		return s.providerError(ctx, consent, cb.Error)

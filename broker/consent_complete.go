@@ -62,6 +62,9 @@ func (s *Service) proven(ctx context.Context, caller Caller, id string, c Comple
 		if err != nil {
 			return Consent{}, err
 		}
+		if err := s.mayConsent(ctx, consent); err != nil {
+			return Consent{}, s.disabled(ctx, consent, "completed", err)
+		}
 		if consent.Binding == BindingLogin {
 			return Consent{}, s.consentTrouble(ctx, consent, "a completing call for a consent of binding login",
 				Errorf(CodeInvalidRequest, "no completing call is needed with binding login: the user's sign-in completes the consent; look at its status"))
@@ -337,6 +340,7 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 	s.unmark(ctx, s.revokedTogether(next.Connector, next.Account), done.ID)
 	s.listen(ctx, stored)
 	s.telemetry.consent(ctx, done.Connector, done.Status)
+	s.pulse.consent(done.Tenant, done.Connector, done.Status)
 	if old.SharedGrant != next.SharedGrant || s.revokedTogether(old.Connector, old.Account) != s.revokedTogether(next.Connector, next.Account) {
 		if _, err := s.leaveShared(ctx, old); err != nil {
 			s.cfg.Log.WarnContext(ctx, "a connection with another account could not leave its old grant, which will stay at the provider", "connection", old.ID, "error", err)

@@ -18,6 +18,9 @@ func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentR
 	if err != nil {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
 	}
+	if err := s.mayGoOn(ctx, req.Subject, switched{tenant: caller.Client.Tenant, client: caller.Client.ID, connector: req.Connector, agent: req.Actor.Agent}); err != nil {
+		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
+	}
 	if asked.connector.Direct() {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req,
 			Errorf(CodeInvalidRequest, "connector %s obtains its tokens with its own credentials; nobody has to consent", asked.connector.ID))
@@ -128,6 +131,7 @@ func (s *Service) createConsent(ctx context.Context, caller Caller, req ConsentR
 	end(err)
 	if err == nil {
 		s.telemetry.consent(ctx, consent.Connector, consent.Status)
+		s.pulse.consent(consent.Tenant, consent.Connector, consent.Status)
 	}
 	return consent, err
 }

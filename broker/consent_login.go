@@ -55,6 +55,9 @@ func (s *Service) finishConsentLogin(ctx context.Context, id string, cb LoginCal
 	} else if err != nil {
 		return LoginFinish{}, err
 	}
+	if err := s.mayConsent(ctx, consent); err != nil {
+		return LoginFinish{}, s.disabled(ctx, consent, "brought back from the sign-in", err)
+	}
 	mine, err := s.claimed(consent)
 	if err != nil {
 		return LoginFinish{}, err
@@ -223,6 +226,9 @@ func (s *Service) DecideConsent(ctx context.Context, id string, cookie func(name
 		return s.endFlow(ctx, consent, ConsentDenied, EventConsentDenied, "access_denied", "the user kept the account that was connected before")
 	case d != DecideReplace && d != DecideRetry:
 		return Finish{}, Errorf(CodeInvalidRequest, "this page has no such answer")
+	}
+	if err := s.mayConsent(ctx, consent); err != nil {
+		return Finish{}, s.disabled(ctx, consent, "decided on", err)
 	}
 	if !s.mayStart(consent.ID) {
 		return Finish{}, errNoConsent()

@@ -22,8 +22,11 @@ func (s *Service) updateConsent(ctx context.Context, consent Consent, entries ..
 	switch {
 	case err == nil:
 		s.followers.wake(stored.ID)
-		if len(entries) > 0 || stored.Status == ConsentCompleted {
+		if len(entries) > 0 { // else a code is spent or a claim is taken
 			s.telemetry.consent(ctx, stored.Connector, stored.Status)
+		}
+		if reached(stored.Status, entries) {
+			s.pulse.consent(stored.Tenant, stored.Connector, stored.Status)
 		}
 		return stored, nil
 	case errors.Is(err, ErrConflict):

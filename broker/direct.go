@@ -47,7 +47,7 @@ const establishedFor = time.Minute
 // standing is the connection of a direct grant: the oldest one that lives, or a new one, which has no token yet.
 func (s *Service) standing(ctx context.Context, caller Caller, req TokenRequest, asked ask) (Connection, error) {
 	for range releaseAttempts {
-		all, err := s.ofSubject(ctx, caller, req.Subject, asked.connector.ID)
+		all, err := s.ofSubjectSwitched(ctx, caller, req, nil)
 		if err != nil {
 			return Connection{}, err
 		}
@@ -64,11 +64,10 @@ func (s *Service) standing(ctx context.Context, caller Caller, req TokenRequest,
 		if req.Connection != "" {
 			return Connection{}, Errorf(CodeNotFound, "there is no such connection to this connector, or it was disconnected; leave connection out")
 		}
-		made, err := s.establish(ctx, caller, req, asked, last)
-		if !errors.Is(err, ErrConflict) {
-			return made, err
+		if _, err := s.establish(ctx, caller, req, asked, last); err != nil && !errors.Is(err, ErrConflict) {
+			return Connection{}, err
 		}
-		// Another replica was first: its connection is there.
+		// Made now, or by another replica that was first: it is read as every other one is, with what is disabled.
 	}
 	return Connection{}, &Error{Code: CodeTemporarilyUnavailable, Description: "the connection keeps changing; try again", RetryAfter: time.Second}
 }

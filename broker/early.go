@@ -27,6 +27,8 @@ const (
 	earlyBatch    = 500
 	earlyRounds   = 20
 	earlyPatience = 3 * time.Second
+	// earlyTurn is how long one provider's queue may hold up a round: what is due elsewhere meanwhile is found by the next one.
+	earlyTurn = 5 * time.Second
 )
 
 // early knows the refreshes under way that nobody waits for: a provider that hangs must not take the places of the others,
@@ -224,10 +226,12 @@ func (s *Service) lookAfterAll(ctx context.Context, due []Connection) {
 		provider := s.refresher.lineOf(conn.Connector).provider
 		byProvider[provider] = append(byProvider[provider], conn)
 	}
+	turn, cancel := context.WithTimeout(ctx, earlyTurn)
+	defer cancel()
 	var group sync.WaitGroup
 	for provider, conns := range byProvider {
 		place := func(conn Connection) bool {
-			return s.early.enter(ctx, provider, grantOf(conn), s.cfg.EarlyRefreshes)
+			return s.early.enter(turn, provider, grantOf(conn), s.cfg.EarlyRefreshes)
 		}
 		group.Go(func() {
 			s.sweepEach(ctx, len(conns), func(ctx context.Context, i int) {

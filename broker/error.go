@@ -45,6 +45,7 @@ type Error struct {
 	Accounts   []AccountChoice  // account_selection_required, account_changed
 	MaxTTL     time.Duration    // ttl_unavailable
 	AtLogin    bool             // provider_misconfigured, provider_unavailable: it is the tenant's own OpenID Provider
+	Disabled   SwitchKind       // access_denied: what an operator disabled
 	RetryAfter time.Duration    // slow_down, provider_unavailable, temporarily_unavailable
 }
 

@@ -16,6 +16,7 @@ func (s *Service) IssueToken(ctx context.Context, caller Caller, req TokenReques
 	ctx, end := s.telemetry.begin(ctx, "broker.IssueToken", req.Connector)
 	token, err := s.issueToken(ctx, caller, req)
 	s.telemetry.tokenAnswered(ctx, req.Connector, err)
+	s.pulse.tokenAnswered(caller.Client.Tenant, req.Connector, err)
 	end(err)
 	return token, err
 }
@@ -32,12 +33,22 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 	if err := asked.admitSubject(req.Subject); err != nil {
 		return Token{}, s.refused(ctx, caller, req, asked.scopes, err)
 	}
+	// Mostly that is all: a valid token of a connection that this process has served before.
+	token, served, seen, err := s.guessed(ctx, caller, req, asked)
+	if served {
+		return token, nil
+	}
+	if err != nil {
+		return Token{}, err
+	}
 	for range releaseAttempts {
-		// 2. The connection: of this tenant and subject, or none. What is missing becomes consent_required with its link.
-		conn, err := s.choose(ctx, caller, req, asked)
+		// 2. The connection: of this tenant and subject, or none, and nothing of the request disabled. What is missing becomes consent_required with its link.
+		conn, err := s.choose(ctx, caller, req, asked, seen)
+		seen = nil
 		if err != nil {
 			return Token{}, s.refused(ctx, caller, req, asked.scopes, err)
 		}
+		decided := conn.Switches
 		// 3. A stored token that covers the scopes and lives long enough goes straight to 5.
 		want, err := plan(asked, req, conn, s.cfg.Now())
 		about := req // from here on, a refusal is about this connection
@@ -64,7 +75,8 @@ func (s *Service) issueToken(ctx context.Context, caller Caller, req TokenReques
 				s.refresher.ahead(conn, want)
 			}
 		}
-		// 5. The events and the token, in one step: no event, no token.
+		// 5. The events and the token, in one step: no event, no token; and none by a decision from before a switch was thrown.
+		conn.Switches = decided
 		token, err := s.release(ctx, caller, about, asked, conn, want)
 		if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
 			continue
@@ -96,10 +108,7 @@ func plan(asked ask, req TokenRequest, conn Connection, now time.Time) (want, er
 	if asked.connector.Direct() {
 		return planDirect(asked, req, conn, now), nil
 	}
-	w := want{minTTL: DefaultMinTTL}
-	if req.MinTTL != nil {
-		w.minTTL, w.stated = *req.MinTTL, true
-	}
+	w := want{minTTL: req.minTTL(), stated: req.MinTTL != nil}
 	narrow, err := asked.narrowing(conn.Scopes)
 	if err != nil {
 		return want{}, err
@@ -191,13 +200,11 @@ func (s *Service) release(ctx context.Context, caller Caller, req TokenRequest, 
 		return Token{}, s.refused(ctx, caller, req, asked.scopes,
 			Errorf(CodeAccessDenied, "the provider's token carries more scopes than this client may have"))
 	}
-	entry := s.entry(caller, EventTokenIssued, req.Subject, req.Connector, conn.ID)
-	entry.Actor, entry.Reason, entry.Outcome = req.Actor, req.Reason, "ok"
-	var err error
-	if entry.Scopes, err = s.eventScopes(info.Scopes, asked.scopes); err != nil {
+	entry, err := s.issuedEntry(caller, req, asked, conn.ID, info.Scopes)
+	if err != nil {
 		return Token{}, serverError(err)
 	}
-	releaseCtx, cancel := context.WithTimeout(ctx, s.cfg.AuditTimeout)
+	releaseCtx, cancel := within(ctx, s.cfg.AuditTimeout)
 	defer cancel()
 	secret, err := s.cfg.Connections.Release(releaseCtx, conn, w.key, entry)
 	switch {
@@ -210,9 +217,22 @@ func (s *Service) release(ctx context.Context, caller Caller, req TokenRequest, 
 		// Whether the events were written is not known here; the token is not given out in any case.
 		return Token{}, storeError("record the events of this token", err)
 	}
-	now := s.cfg.Now()
+	return s.answer(conn, info, secret), nil
+}
+
+// issuedEntry is what a token leaves in the trail: one event for every scope that it carries.
+func (s *Service) issuedEntry(caller Caller, req TokenRequest, asked ask, connection string, carried ScopeSet) (Entry, error) {
+	entry := s.entry(caller, EventTokenIssued, req.Subject, req.Connector, connection)
+	entry.Actor, entry.Reason, entry.Outcome = req.Actor, req.Reason, "ok"
+	var err error
+	entry.Scopes, err = s.eventScopes(carried, asked.scopes)
+	return entry, err
+}
+
+// answer is the token for its caller.
+func (s *Service) answer(conn Connection, info AccessTokenInfo, secret Secret) Token {
 	return Token{
-		AccessToken: secret, ExpiresAt: info.ExpiresAt, ExpiresIn: max(0, info.ExpiresAt.Sub(now)), Scopes: info.Scopes,
+		AccessToken: secret, ExpiresAt: info.ExpiresAt, ExpiresIn: max(0, info.ExpiresAt.Sub(s.cfg.Now())), Scopes: info.Scopes,
 		Connector: conn.Connector, Connection: conn.ID, Account: conn.Account, Extra: conn.Extra,
-	}, nil
+	}
 }

@@ -130,39 +130,27 @@ func loginRecordOf(state Secret) (loginPurpose, string, bool) {
 // beginLogin begins a sign-in for the record of that id, in the browser with that cookie: what to keep, and where the browser
 // goes. again: it did not go well before.
 func (s *Service) beginLogin(ctx context.Context, client Client, purpose loginPurpose, id string, browser Secret, again bool) (LoginRun, Secret, error) {
-	if !client.Login || s.cfg.Logins == nil {
-		return LoginRun{}, Secret{}, atLogin(misconfigured(errors.New("the client has no login in the configuration any more")))
-	}
 	bound, err := s.ids().bound(id)
 	if err != nil {
 		return LoginRun{}, Secret{}, serverError(err)
 	}
-	state := NewSecret(string(purpose) + "." + bound.Reveal())
-	nonce, err := s.ids().secret(secretBytes)
-	if err != nil {
-		return LoginRun{}, Secret{}, serverError(err)
-	}
-	verifier, err := s.ids().secret(32) // 32 octets, as RFC 7636 section 4.1 recommends
-	if err != nil {
-		return LoginRun{}, Secret{}, serverError(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
-	defer cancel()
-	auth, err := s.cfg.Logins.AuthorizationURL(ctx, client.ID, LoginRequest{
-		RedirectURI: s.loginURI(client), State: state, Nonce: nonce, Verifier: verifier, Fresh: again,
-	})
-	if err != nil {
-		return LoginRun{}, Secret{}, s.loginFault(ctx, client, err)
-	}
-	return LoginRun{
-		StateDigest: state.Digest(), Browser: browser.Digest(), Nonce: nonce, Verifier: verifier,
-		Fingerprint: auth.Fingerprint, Issuer: auth.Issuer, IssuerRequired: auth.IssuerRequired, Until: s.cfg.Now().UTC().Add(FlowLife),
-	}, auth.URL, nil
+	return s.beginRun(ctx, s.partyOf(client), NewSecret(string(purpose)+"."+bound.Reveal()), browser, again)
 }
 
 // loginURI is the client's own redirect URI at its tenant's provider (RFC 9700 section 4.4.2).
 func (s *Service) loginURI(client Client) string {
 	return s.cfg.PublicURL + "/oauth2/login/" + client.ID
+}
+
+// partyOf is where the users of a client sign in.
+func (s *Service) partyOf(client Client) loginParty {
+	p := loginParty{whose: "a tenant's", setting: "under clients: login", client: client.ID, uri: s.loginURI(client)}
+	if client.Login && s.cfg.Logins != nil {
+		p.url = func(ctx context.Context, req LoginRequest) (Authorization, error) {
+			return s.cfg.Logins.AuthorizationURL(ctx, client.ID, req)
+		}
+	}
+	return p
 }
 
 // checkLogin tells whether a callback belongs to the run: state (once), browser and time. An absent value never matches.
@@ -181,34 +169,16 @@ func (s *Service) checkLogin(run LoginRun, cb LoginCallback, cookie string) erro
 // caller has stored run.used() before: a code is sent once. subject_mismatch: somebody else signed in; login_failed: nobody did,
 // or nothing shows who. Other errors say that it could not be done now.
 func (s *Service) redeemLogin(ctx context.Context, client Client, run LoginRun, cb LoginCallback, subject string) (LoginRun, error) {
-	if (run.IssuerRequired && !cb.HasIssuer) || (cb.HasIssuer && cb.Issuer != run.Issuer) {
-		return run, Errorf(CodeLoginFailed, "this answer does not come from the provider that was asked; start again") // RFC 9207 section 2.4
-	}
-	if !client.Login || s.cfg.Logins == nil {
-		return run, atLogin(misconfigured(errors.New("the client has no login in the configuration any more")))
-	}
-	switch cb.Error {
-	case "":
-	case "access_denied", "login_required", "interaction_required", "consent_required", "account_selection_required":
-		return run, Errorf(CodeLoginFailed, "the sign-in was given up; start again")
-	case "server_error", "temporarily_unavailable":
-		return run, atLogin(unavailable(time.Second, errors.New("the OpenID Provider answered with "+cb.Error)))
-	default:
-		// No alarm: whoever has the link can write this answer.
-		s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider refused the authentication request, if the browser tells the truth: check client_id, redirect URI and scopes under clients: login",
-			"client", client.ID, "redirect_uri", s.loginURI(client))
-		return run, atLogin(misconfigured(errors.New("the OpenID Provider refused the authentication request")))
-	}
-	if cb.Code.IsZero() {
-		return run, Errorf(CodeLoginFailed, "the answer holds neither a code nor an error; start again")
+	party := s.partyOf(client)
+	req, err := s.readAnswer(ctx, party, run, loginAnswer{Code: cb.Code, Issuer: cb.Issuer, HasIssuer: cb.HasIssuer, Error: cb.Error})
+	if err != nil {
+		return run, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
 	defer cancel()
-	who, err := s.cfg.Logins.Redeem(ctx, client.ID, LoginResponse{
-		RedirectURI: s.loginURI(client), Code: cb.Code, Nonce: run.Nonce, Verifier: run.Verifier, Fingerprint: run.Fingerprint,
-	})
+	who, err := s.cfg.Logins.Redeem(ctx, client.ID, req)
 	if err != nil {
-		return run, s.loginFault(ctx, client, err)
+		return run, s.loginFault(ctx, party, err)
 	}
 	// In constant time, though both are ids: whoever waits for the answer may have chosen one of them.
 	if run.Issuer == "" || who.Issuer != run.Issuer || !NewSecret(who.Subject).Equal(NewSecret(subject)) {
@@ -232,26 +202,3 @@ func (r LoginRun) proves(browser string, now time.Time) bool {
 
 // in tells whether the person proved who they are in that browser, however long ago.
 func (r LoginRun) in(browser string) bool { return r.Proven && browser != "" && r.Browser == browser }
-
-// loginFault is what people see of a failure at a tenant's provider.
-func (s *Service) loginFault(ctx context.Context, client Client, cause error) *Error {
-	switch class := ClassOf(cause); {
-	case errors.Is(cause, ErrLoginRefused):
-		s.cfg.Log.WarnContext(ctx, "a sign-in at a tenant's OpenID Provider proved nothing", "client", client.ID, "error", cause)
-		return Errorf(CodeLoginFailed, "the sign-in could not be verified; start again").Because(cause)
-	case class == ClassClientRefused, class == ClassRefused:
-		s.cfg.Log.ErrorContext(ctx, "a tenant's OpenID Provider refuses our client or request: see error; check issuer, client_id, client_secret and the redirect URI under clients: login",
-			"client", client.ID, "redirect_uri", s.loginURI(client), "error", cause)
-		return atLogin(misconfigured(cause))
-	case class == ClassGrantDead:
-		return Errorf(CodeLoginFailed, "the sign-in took too long or was used already; start again").Because(cause)
-	}
-	s.cfg.Log.WarnContext(ctx, "a tenant's OpenID Provider failed", "client", client.ID, "error", cause)
-	return atLogin(unavailable(max(time.Second, retryAfter(cause)), cause))
-}
-
-// atLogin says whose failure it is, so that nobody goes looking at the provider of a connector.
-func atLogin(e *Error) *Error {
-	e.AtLogin = true
-	return e
-}

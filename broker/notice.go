@@ -44,6 +44,8 @@ const (
 	noticedMost = 1000
 	// noticedAtOnce is how many of them are looked at at the same time.
 	noticedAtOnce = 4
+	// noticedTries bounds how often a notice looks because others' refreshes were under way.
+	noticedTries = 3
 )
 
 // HandleNotice verifies a provider's notice and looks at the grants that it is about, behind the answer. Errors: ErrNoNotices,
@@ -124,20 +126,32 @@ func (s *Service) lookAtNoticed(ctx context.Context, conns []Connection) {
 			continue
 		}
 		places <- struct{}{}
-		result := s.refresher.early(conn, "the provider gave notice")
-		if result == nil {
+		if !s.enter() {
 			<-places
 			return // this replica is ending; the next refresh finds it
 		}
-		if !s.enter() {
-			<-places
-			return
-		}
 		go func() {
 			defer s.leave()
-			<-result
-			<-places
+			defer func() { <-places }()
+			s.lookAt(conn)
 		}()
+	}
+}
+
+// lookAt refreshes a connection. What a refresh finds that was under way when the notice came, here or in another replica, says
+// nothing of what the notice says: then it looks again.
+func (s *Service) lookAt(conn Connection) {
+	for range noticedTries {
+		result, sent := s.refresher.look(conn, "the provider gave notice")
+		if result == nil {
+			return // this replica is ending
+		}
+		r := <-result
+		found, ok := r.Val.(Connection)
+		if r.Err != nil || !ok || sent.Load() {
+			return
+		}
+		conn = found
 	}
 }
 

@@ -86,6 +86,40 @@ func TestNoticeOfADeadGrant(t *testing.T) {
 	})
 }
 
+// A notice that comes while a refresh is under way is about what happened behind it: that refresh says nothing, and there is another.
+func TestNoticeDuringARefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := noticing(t)
+		defer drain(t, h)
+		notice := func() {
+			t.Helper()
+			h.Provider.Noticed = &broker.Notice{Accounts: []string{"T1:U1"}, Status: 200}
+			if _, err := h.Service.HandleNotice(t.Context(), "files", broker.NoticeRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		answered := make(chan struct{})
+		h.Store.Before = func(_ context.Context, op string) error {
+			if op == "CommitRefresh" {
+				<-answered
+			}
+			return nil
+		}
+		before := h.Provider.Refreshes
+		notice() // the provider's answer is there, and on its way to the store
+		notice()
+		close(answered)
+		synctest.Wait()
+		if n := refreshedSince(h, before); n != 2 {
+			t.Errorf("%d refreshes, want one for each notice", n)
+		}
+		if _, err := h.Token("alice"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // What is not signed is refused; where the store can't tell who is meant, the provider must come again; and who left is not
 // looked at any more.
 func TestNoticeRefusedOrLater(t *testing.T) {

@@ -26,7 +26,6 @@ func admit(client Client, connectors Connectors, connectorID string, named Scope
 	if !mayUse(client, connector.ID) {
 		return ask{}, errConnectorDenied(connector.ID)
 	}
-	offered := offeredScopes(connector)
 	scopes := named
 	if named.Empty() {
 		scopes = connector.Default
@@ -38,8 +37,8 @@ func admit(client Client, connectors Connectors, connectorID string, named Scope
 		}
 	} else {
 		// Scopes that the broker adds anyway may be named too, and change nothing.
-		scopes = named.Minus(connector.Implied.Minus(offered))
-		if unknown := scopes.Minus(offered); !unknown.Empty() || scopes.Empty() {
+		scopes = named.only(func(scope string) bool { return !connector.Implied.Has(scope) || connector.offers(scope) })
+		if unknown := scopes.only(func(scope string) bool { return !connector.offers(scope) }); !unknown.Empty() || scopes.Empty() {
 			return ask{}, Errorf(CodeInvalidScope, "connector %s does not offer %s; GET /v1/connectors lists what it offers", connector.ID, scopeWords(unknown))
 		}
 		if client.Scopes != nil && !client.Scopes.Covers(scopes) {
@@ -126,6 +125,16 @@ func (s *Service) mayManage(client Client) error {
 // mayReturnTo tells whether a consent may send the browser there: exact comparison, nothing else (RFC 9700 section 4.11.1).
 func mayReturnTo(client Client, url string) bool { return slices.Contains(client.ReturnTo, url) }
 
+// offers tells whether the operator configured the scope for the connector.
+func (c Connector) offers(scope string) bool {
+	for i := range c.Scopes {
+		if c.Scopes[i].Name == scope {
+			return true
+		}
+	}
+	return false
+}
+
 // offeredScopes are those that the operator configured for the connector.
 func offeredScopes(c Connector) ScopeSet {
 	names := make([]string, len(c.Scopes))
@@ -138,7 +147,7 @@ func offeredScopes(c Connector) ScopeSet {
 // narrowing tells how a token of this grant may reach the caller: as it is (false), only with fewer scopes (true), or,
 // with an error, not at all.
 func (a ask) narrowing(carried ScopeSet) (bool, error) {
-	if a.ceiling == nil || a.ceiling.Covers(carried.Minus(a.connector.Implied)) {
+	if a.ceiling == nil || !slices.ContainsFunc(carried.All(), func(scope string) bool { return !a.ceiling.Has(scope) && !a.connector.Implied.Has(scope) }) {
 		return false, nil
 	}
 	if a.connector.Narrows {

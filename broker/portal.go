@@ -111,6 +111,9 @@ func (s *Service) CreatePortal(ctx context.Context, caller Caller, req PortalReq
 	if err := s.hasRoom(); err != nil {
 		return PortalView{}, PortalLink{}, err
 	}
+	if err := s.mayGoOn(ctx, req.Subject, switched{tenant: caller.Client.Tenant, client: caller.Client.ID}); err != nil {
+		return PortalView{}, PortalLink{}, s.refusedWith(ctx, s.entry(caller, EventPortalRefused, req.Subject, "", ""), ScopeSet{}, err)
+	}
 	now := s.cfg.Now().UTC()
 	portal := Portal{
 		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Binding: bindingOf(caller.Client, req.ReturnTo), ReturnTo: req.ReturnTo, State: req.State,
@@ -162,6 +165,9 @@ func (s *Service) completePortal(ctx context.Context, caller Caller, id string, 
 		portal, err := s.portalOf(ctx, caller, id)
 		if err != nil {
 			return PortalEntrance{}, err
+		}
+		if err := s.mayVisit(ctx, portal); err != nil {
+			return PortalEntrance{}, s.disabledVisit(ctx, portal, err)
 		}
 		if portal.Binding == BindingLogin {
 			return PortalEntrance{}, s.portalRefused(ctx, portal, "completed, though the user signs in",

@@ -44,6 +44,8 @@ func (s *Service) OpenPortalLink(ctx context.Context, link Secret, cookie func(n
 		page.Visit = portal.ID
 	} else if !s.canStart(portal) {
 		return PortalPage{}, errNoPortal()
+	} else if err := s.mayVisit(ctx, portal); err != nil {
+		return PortalPage{}, err
 	}
 	return page, nil
 }
@@ -85,6 +87,9 @@ func (s *Service) StartPortal(ctx context.Context, link Secret, cookie func(name
 	if portal.Status == PortalStarted && !cookie(cookieName(portal.ID)).MatchesDigest(portal.BrowserDigest) {
 		return PortalStart{}, s.strangeVisitor(ctx, portal, "a second browser tried to open the link",
 			Errorf(CodeAccessDenied, "this link was already opened in another browser; ask for a new one in the chat"))
+	}
+	if err := s.mayVisit(ctx, portal); err != nil {
+		return PortalStart{}, s.disabledVisit(ctx, portal, err)
 	}
 	if !s.mayStart(portal.ID) {
 		return PortalStart{}, errNoPortal()

@@ -39,6 +39,9 @@ func (s *Service) finishPortalLogin(ctx context.Context, id string, cb LoginCall
 	} else if err != nil {
 		return LoginFinish{}, err
 	}
+	if err := s.mayVisit(ctx, portal); err != nil {
+		return LoginFinish{}, err
+	}
 	claim, err := s.ids().secret(idBytes)
 	if err != nil {
 		return LoginFinish{}, serverError(err)

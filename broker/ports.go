@@ -22,7 +22,7 @@ type Connections interface {
 	List(ctx context.Context, tenant string, filter ConnectionFilter, position string, limit int) ([]Connection, string, error)
 	// Release opens the access token of that key, if the record is still at conn.Generation and active, and records the
 	// entry; both or neither, in one step. It is the only way by which an access token leaves. ErrConflict when the record
-	// moved on, ErrNotFound when it is gone, ErrIntegrity when the token does not open (then no entry is written).
+	// moved on, or the table of kill switches is no more the one of conn.Switches, ErrNotFound when it is gone, ErrIntegrity when the token does not open (then no entry is written).
 	Release(ctx context.Context, conn Connection, tokenKey string, entry Entry) (Secret, error)
 	// Establish stores a new connection that has no token yet (Connection.Direct). once says what must not be made twice at the
 	// same time for this subject: ErrConflict if another connection was established under it, until then. Durable.
@@ -247,6 +247,9 @@ type Connector struct {
 	ClientKey string
 	// Timeout bounds a request to the provider, a look-up of its metadata included. Default and maximum Config.UpstreamTimeout.
 	Timeout time.Duration
+	// RefreshesAtOnce is how many refreshes the OAuth client may have under way at its provider, from all replicas together, each of
+	// which takes its share; 0: Config.RefreshesAtOnce counts alone.
+	RefreshesAtOnce int
 	// RefreshIdle is how long a refresh token lives unless it is used; 0: no such limit is known.
 	RefreshIdle time.Duration
 	Category    string
@@ -387,6 +390,8 @@ type Sessions interface {
 	Session(ctx context.Context, token Secret) ([]byte, error)
 	// SaveSession stores it until expiry.
 	SaveSession(ctx context.Context, token Secret, data []byte, expiry time.Time) error
+	// KeepSession is SaveSession of one that is there. ErrNotFound when it was ended meanwhile: a late write must not undo that.
+	KeepSession(ctx context.Context, token Secret, data []byte, expiry time.Time) error
 	// DeleteSession ends it; no error if there is none.
 	DeleteSession(ctx context.Context, token Secret) error
 }

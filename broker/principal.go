@@ -39,23 +39,6 @@ type Caller struct {
 	Portal string
 }
 
-// Role is what an operator may do on the dashboard.
-type Role string
-
-// The roles, weakest first.
-const (
-	RoleViewer Role = "viewer"
-	RoleAdmin  Role = "admin"
-)
-
-// Operator is a person at the dashboard, after login.
-type Operator struct {
-	ID        string // shown in operator.* events
-	Role      Role
-	RequestID string
-	TraceID   string
-}
-
 type requestIDKey struct{}
 
 // WithRequestID carries the id of the request that is being served to the events that it leaves. Edges without a Caller

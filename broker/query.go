@@ -220,11 +220,6 @@ func (s *Service) openCursor(purpose, cursor string) (string, error) {
 	return position, nil
 }
 
-// OperatorConnections pages through a tenant's connections for the dashboard.
-func (s *Service) OperatorConnections(ctx context.Context, op Operator, tenant string, q ConnectionQuery) ([]Connection, string, error) {
-	return s.listTenant(ctx, Client{Tenant: tenant}, q)
-}
-
 // RecordOperator records what an operator did. Not recorded means not done: callers go on only without an error.
 func (s *Service) RecordOperator(ctx context.Context, op Operator, t EventType, outcome, reason string) error {
 	entry := Entry{

@@ -1,13 +1,13 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -37,6 +37,7 @@ type refresher struct {
 	flight singleflight.Group
 
 	circuits *circuits
+	lanes    *lanes
 
 	mu     sync.Mutex
 	hopes  map[string]hope   // connection id: refreshes for a min_ttl that the last one did not reach
@@ -44,7 +45,7 @@ type refresher struct {
 }
 
 func newRefresher(s *Service) *refresher {
-	return &refresher{s: s, circuits: newCircuits(s.cfg.Now, s.jitter), hopes: map[string]hope{}, stalls: map[string]*stall{}}
+	return &refresher{s: s, circuits: newCircuits(s.cfg.Now, s.jitter), lanes: newLanes(s.cfg.Now, s.jitter), hopes: map[string]hope{}, stalls: map[string]*stall{}}
 }
 
 // refresh brings the connection's token up to date and returns the connection as it is then. Everybody who asks meanwhile
@@ -53,7 +54,19 @@ func newRefresher(s *Service) *refresher {
 //
 // An error is an *Error, or ErrConflict where the connection stopped being active: then the connection is returned too.
 func (r *refresher) refresh(ctx context.Context, caller Caller, actor Actor, conn Connection, w want) (Connection, error) {
-	result, stalled := r.begin(ctx, caller, actor, conn, w)
+	result, stalled := r.start(ctx, refreshRun{caller: caller, actor: actor, first: conn, want: w, urgent: true})
+	return r.wait(ctx, result, stalled)
+}
+
+// asked is refresh for an operator; why is for the trail.
+func (r *refresher) asked(ctx context.Context, conn Connection, op Operator, why string) (Connection, error) {
+	caller := Caller{Client: Client{ID: conn.Client, Tenant: conn.Tenant}, RequestID: op.RequestID, TraceID: op.TraceID}
+	result, stalled := r.start(ctx, refreshRun{caller: caller, first: conn, want: want{refresh: true}, why: why, urgent: true})
+	return r.wait(ctx, result, stalled)
+}
+
+// wait is for a refresh that was started or joined.
+func (r *refresher) wait(ctx context.Context, result <-chan singleflight.Result, stalled <-chan struct{}) (Connection, error) {
 	if result == nil {
 		return Connection{}, &Error{Code: CodeTemporarilyUnavailable, Description: "this replica is shutting down; retry", RetryAfter: time.Second}
 	}
@@ -76,7 +89,7 @@ func (r *refresher) refresh(ctx context.Context, caller Caller, actor Actor, con
 // ahead starts a refresh for which nobody waits.
 func (r *refresher) ahead(conn Connection, w want) {
 	caller := Caller{Client: Client{ID: conn.Client, Tenant: conn.Tenant}}
-	r.begin(context.Background(), caller, Actor{}, conn, w)
+	r.start(context.Background(), refreshRun{caller: caller, first: conn, want: w})
 }
 
 // early starts a refresh ahead of need and tells how it ended; why is for the trail. nil: the service is draining.
@@ -86,13 +99,15 @@ func (r *refresher) early(conn Connection, why string) <-chan singleflight.Resul
 	return result
 }
 
-// begin joins the running refresh of this grant, or starts one. nil: the service is draining.
-func (r *refresher) begin(ctx context.Context, caller Caller, actor Actor, conn Connection, w want) (result <-chan singleflight.Result, stalled <-chan struct{}) {
-	return r.start(ctx, refreshRun{caller: caller, actor: actor, first: conn, want: w})
+// look is early, and tells whether the provider was asked on behalf of this very call.
+func (r *refresher) look(conn Connection, why string) (<-chan singleflight.Result, *atomic.Bool) {
+	caller, sent := Caller{Client: Client{ID: conn.Client, Tenant: conn.Tenant}}, new(atomic.Bool)
+	result, _ := r.start(context.Background(), refreshRun{caller: caller, first: conn, why: why, sent: sent})
+	return result, sent
 }
 
-// start also returns a channel that is closed when the answer of the provider is here and the store does not take it: the work
-// goes on then, but nobody need wait for it.
+// start joins the running refresh of this grant, or starts one. It also returns a channel that is closed when the answer of the provider is here and the store does not take it: the work
+// goes on then, but nobody need wait for it. nil: the service is draining.
 func (r *refresher) start(ctx context.Context, run refreshRun) (<-chan singleflight.Result, <-chan struct{}) {
 	if !r.s.enter() {
 		return nil, nil
@@ -101,6 +116,9 @@ func (r *refresher) start(ctx context.Context, run refreshRun) (<-chan singlefli
 	key := run.first.Tenant + "\x00" + run.first.ID + "\x00" + run.want.key
 	stall := r.stallOf(key)
 	run.stall = stall
+	if run.urgent {
+		stall.hurryUp()
+	}
 	done := make(chan singleflight.Result, 1)
 	inner := r.flight.DoChan(key, func() (val any, err error) {
 		// A panic must not leave the flight stuck, nor end the process while other grants are being stored.
@@ -126,8 +144,19 @@ type refreshRun struct {
 	actor  Actor
 	first  Connection // as the caller saw it
 	want   want
-	why    string // nobody asked: the reason on record
+	why    string       // nobody asked: the reason on record
+	sent   *atomic.Bool // see decides; nil: nobody wants to know
+	urgent bool         // somebody waits
 	stall  *stall
+	place  *place // in the lane; nil: nothing may be sent
+}
+
+// decides notes that what this run brings, and no other one's, is what comes out: the provider is asked for it, or another holder of the
+// shared grant has asked.
+func (run *refreshRun) decides() {
+	if run.sent != nil {
+		run.sent.Store(true)
+	}
 }
 
 // run is the protocol of faults.md: look, lease, look at the time, one POST, store the new refresh token first, then
@@ -136,7 +165,9 @@ func (r *refresher) run(ctx context.Context, run refreshRun) (Connection, error)
 	ctx, end := r.s.telemetry.begin(ctx, "broker.refresh", run.first.Connector)
 	started := r.s.cfg.Now()
 	conn, err := r.lookAndRefresh(ctx, run)
-	r.s.telemetry.refreshed(ctx, run.first.Connector, r.s.cfg.Now().Sub(started), err)
+	took := r.s.cfg.Now().Sub(started)
+	r.s.telemetry.refreshed(ctx, run.first.Connector, took, err)
+	r.s.pulse.refreshed(run.first.Tenant, run.first.Connector, took, err)
 	end(err)
 	return conn, err
 }
@@ -144,10 +175,13 @@ func (r *refresher) run(ctx context.Context, run refreshRun) (Connection, error)
 func (r *refresher) lookAndRefresh(ctx context.Context, run refreshRun) (Connection, error) {
 	conn, poll, moved := run.first, busyPollMin, 0
 	giveUp := r.s.cfg.Now().Add(r.s.cfg.UpstreamTimeout + r.s.cfg.PersistTimeout)
+	// What another holder of a shared grant was given needs no request; whether there is such a thing shows with the lease.
+	needed := conn.SharedGrant == ""
+	defer func() { run.place.leave() }()
 	for {
-		// What another holder of a shared grant was given needs no request; whether there is such a thing shows with the lease.
-		if conn.SharedGrant == "" {
-			if err := r.mayTry(conn); err != nil {
+		if needed && run.place == nil {
+			var err error
+			if run.place, err = r.place(ctx, run, conn); err != nil {
 				return Connection{}, err
 			}
 		}
@@ -160,6 +194,10 @@ func (r *refresher) lookAndRefresh(ctx context.Context, run refreshRun) (Connect
 				continue
 			}
 			fresh, err := r.send(ctx, run, conn, lease, token)
+			if errors.Is(err, errNoPlace) {
+				needed = true
+				continue
+			}
 			if errors.Is(err, errMovedOn) && moved < maxMoved {
 				moved++
 				continue
@@ -186,6 +224,8 @@ func (r *refresher) lookAndRefresh(ctx context.Context, run refreshRun) (Connect
 			}
 		case errors.Is(err, ErrBusy):
 			// Another replica is at it. Its result shows as a new generation, which the next try meets as a conflict.
+			run.place.leave()
+			run.place = nil
 			if r.s.cfg.Now().After(giveUp) {
 				return Connection{}, unavailable(2*time.Second, err)
 			}
@@ -208,56 +248,6 @@ func doneSince(first, now Connection, w want) bool {
 	token, ok := now.Token(w.key)
 	old, had := first.Token(w.key)
 	return ok && now.LastRefreshed.After(first.LastRefreshed) && (!had || token.ExpiresAt.After(old.ExpiresAt))
-}
-
-// mayTry keeps requests from a provider that just failed for this grant or for everybody, or that refuses our client.
-func (r *refresher) mayTry(conn Connection) error {
-	if wait := conn.retryIn(r.s.cfg.Now()); wait > 0 {
-		if conn.Error == string(CodeProviderMisconfigured) {
-			return misconfigured(errRefused)
-		}
-		return unavailable(wait, errors.New("the last refresh of this grant failed; the next try is due later"))
-	}
-	return shut(r.circuits.wait(r.line(conn)))
-}
-
-var (
-	errCircuit = errors.New("the provider fails for everybody and is left alone for a moment")
-	errRefused = errors.New("the provider refused our client a moment ago")
-)
-
-// shut is what a caller hears while nothing is sent for that trouble; nil without a wait.
-func shut(wait time.Duration, why trouble) error {
-	switch {
-	case wait <= 0:
-		return nil
-	case why == troubleRefused:
-		return misconfigured(errRefused)
-	}
-	return unavailable(wait, errCircuit)
-}
-
-// isFailing tells whether the token's refresh is known to fail; soon: it is due.
-func (r *refresher) isFailing(conn Connection, soon bool) bool {
-	if refused, _ := r.circuits.refused(r.line(conn)); refused || !conn.FailingSince.IsZero() {
-		return true
-	}
-	wait, _ := r.circuits.wait(r.line(conn))
-	return soon && wait > 0
-}
-
-// line is where the connection's refreshes go.
-func (r *refresher) line(conn Connection) line {
-	l := r.lineOf(conn.Connector)
-	l.grant = grantOf(conn)
-	l.renewed, _ = idleSpan(conn, 0)
-	return l
-}
-
-// lineOf names the authorization server behind the connector, and the OAuth client there.
-func (r *refresher) lineOf(connector string) line {
-	c := r.s.connector(connector)
-	return line{provider: cmp.Or(c.ProviderID, connector), client: cmp.Or(c.ClientKey, connector)}
 }
 
 // timeout is how long one request for the connection may take. The lease follows it, and with that the wait for a replica
@@ -312,6 +302,7 @@ func (r *refresher) insist(ctx context.Context, lease Lease, write func(context.
 // it leaves the grant in doubt until the old refresh token is tried again (faults.md, step 7).
 func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, lease Lease, token Secret) (Connection, error) {
 	if conn.Direct {
+		run.decides()
 		return r.obtain(ctx, run, conn, lease)
 	}
 	if token.IsZero() {
@@ -320,6 +311,7 @@ func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, l
 	if newer := lease.Shared.Newer; newer != nil && r.serves(*newer, run.want) {
 		// Another connection's refresh of the same grant brought this one: nothing is sent.
 		lease.Shared.Adopted = true
+		run.decides()
 		return r.commit(ctx, run, conn, lease, *newer)
 	}
 	if conn.SharedGrant != "" {
@@ -328,11 +320,16 @@ func (r *refresher) send(ctx context.Context, run refreshRun, conn Connection, l
 			return Connection{}, err
 		}
 	}
+	if run.place == nil {
+		r.giveBack(ctx, lease)
+		return Connection{}, errNoPlace
+	}
 	r.s.holdOn(ctx, conn)
 	if err := shut(r.circuits.enter(r.line(conn), r.timeout(conn))); err != nil {
 		r.giveBack(ctx, lease)
 		return Connection{}, err
 	}
+	run.decides()
 	grant, err := r.post(ctx, conn, lease, token, run.want)
 	if err != nil && ClassOf(err) == ClassGrantDead {
 		// Nothing is left to lose: each refresh token that a late commit left is worth one try (faults.md, step 8).
@@ -368,6 +365,7 @@ func (r *refresher) post(ctx context.Context, conn Connection, lease Lease, toke
 	grant, err := r.ask(limited, conn, token, w)
 	grant.ObtainedAt = sent
 	to := r.line(conn)
+	r.lanes.report(to.lane(), sent, err)
 	for _, c := range r.circuits.report(to, err) {
 		about := []any{"provider", to.provider, "connector", conn.Connector, "trouble", troubles[c.trouble].name}
 		if c.opened {

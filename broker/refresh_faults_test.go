@@ -171,7 +171,7 @@ func TestRefreshWithoutAccessToken(t *testing.T) {
 			h := brokertest.New(t, 1)
 			p := &bare{Provider: h.Provider, withheld: withheld}
 			s, err := broker.New(broker.Config{
-				Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Portals: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
+				Connections: h.Store, Index: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Portals: h.Store, Audit: h.Store, Search: h.Store, Placement: h.Store, Cursors: h.Store,
 				Upstream: p, Connectors: h, PublicURL: "https://broker.example", Owner: "z",
 				Client: func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
 				Now:    time.Now, Random: rand.Reader, Log: slog.New(slog.DiscardHandler),

@@ -42,6 +42,7 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 	defer patience.Stop()
 	for {
 		stored, err := r.commitOnce(ctx, lease, next, run.want.key, grant, entries)
+		run.place.leave() // not before: a slow disk or store holds up what would only pile up behind it, but one that is away holds up nobody
 		switch {
 		case err == nil && grant.AccessToken.IsZero():
 			return Connection{}, unavailable(stored.RetryAt.Sub(r.s.cfg.Now()), missing)
@@ -247,6 +248,7 @@ func (r *refresher) ended(ctx context.Context, conn Connection, cause error) {
 	}
 	r.s.cfg.Log.WarnContext(ctx, "a grant is over: its user must consent again", "connector", conn.Connector, "connection", conn.ID, "reason", conn.Error, "class", class, "code", code)
 	r.s.telemetry.ended(ctx, conn.Connector, conn.Error)
+	r.s.pulse.ended(conn.Tenant, conn.Connector, conn.Error)
 }
 
 func (r *refresher) failedEntries(run refreshRun, next Connection, cause error) ([]Entry, error) {
@@ -297,13 +299,15 @@ func (r *refresher) clientRefused(ctx context.Context, run refreshRun, conn Conn
 // stallAfter is how long those who wait for a refresh go on waiting for the store: a blink of it costs nobody an error.
 const stallAfter = 3 * time.Second
 
-// stall tells those who wait for a refresh that the store does not take what it brought.
+// stall tells those who wait for a refresh that the store does not take what it brought; and the refresh that somebody waits.
 type stall struct {
-	once sync.Once
-	c    chan struct{}
+	once, joined sync.Once
+	c, hurry     chan struct{}
 }
 
 func (s *stall) close() { s.once.Do(func() { close(s.c) }) }
+
+func (s *stall) hurryUp() { s.joined.Do(func() { close(s.hurry) }) }
 
 var errStalled = errors.New("the provider has answered, and the store does not take it yet")
 
@@ -312,7 +316,7 @@ func (r *refresher) stallOf(key string) *stall {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stalls[key] == nil {
-		r.stalls[key] = &stall{c: make(chan struct{})}
+		r.stalls[key] = &stall{c: make(chan struct{}), hurry: make(chan struct{})}
 	}
 	return r.stalls[key]
 }

@@ -12,6 +12,9 @@ import (
 // revokeTimeout bounds one attempt to revoke a grant at a provider: somebody waits for the answer.
 const revokeTimeout = 10 * time.Second
 
+// throttledPause is how long a provider is left alone that throttles revocations and does not say for how long, or does not answer.
+const throttledPause = 5 * time.Second
+
 // Disconnect ends a connection: effective on every replica at once, its secrets erased in any case, and revoked at the
 // provider where it can be. The result says honestly what the provider did.
 func (s *Service) Disconnect(ctx context.Context, caller Caller, id string) (RevokedUpstream, error) {
@@ -105,7 +108,10 @@ func (s *Service) finishRevoke(ctx context.Context, left Leftover, forget bool) 
 		}
 		outcome = RevokedUnsupported // it is not this user's alone to end
 		if has && !others {
-			outcome = s.revokeUpstream(ctx, conn.Connector, RevokeRequest{RefreshToken: left.RefreshToken, AccessToken: left.AccessToken, Vars: conn.Vars})
+			outcome, err = s.tryRevoke(ctx, conn.Connector, RevokeRequest{RefreshToken: left.RefreshToken, AccessToken: left.AccessToken, Vars: conn.Vars})
+			if err != nil {
+				return "", err
+			}
 		}
 	}
 	if err := s.endRevoke(ctx, conn, outcome, forget); err != nil {
@@ -125,9 +131,20 @@ func (s *Service) endRevoke(ctx context.Context, conn Connection, outcome Revoke
 
 // revokeUpstream asks the provider, twice if the first time nothing clear came back: revoking twice does no harm.
 func (s *Service) revokeUpstream(ctx context.Context, connector string, req RevokeRequest) RevokedUpstream {
-	if req.RefreshToken.IsZero() && req.AccessToken.IsZero() {
-		return RevokedUnsupported
+	outcome, err := s.tryRevoke(ctx, connector, req)
+	if err != nil {
+		return RevokedFailed
 	}
+	return outcome
+}
+
+// tryRevoke is revokeUpstream for those who have time: where the context says so, a provider that throttles or does not answer is a
+// *throttledError.
+func (s *Service) tryRevoke(ctx context.Context, connector string, req RevokeRequest) (RevokedUpstream, error) {
+	if req.RefreshToken.IsZero() && req.AccessToken.IsZero() {
+		return RevokedUnsupported, nil
+	}
+	patient := ctx.Value(patientKey{}) != nil
 	var err error
 	for range 2 {
 		tryCtx, cancel := context.WithTimeout(ctx, revokeTimeout)
@@ -138,16 +155,21 @@ func (s *Service) revokeUpstream(ctx context.Context, connector string, req Revo
 		}
 		switch {
 		case err == nil:
-			return RevokedDone
+			return RevokedDone, nil
 		case errors.Is(err, ErrRevokeUnsupported):
-			return RevokedUnsupported
+			return RevokedUnsupported, nil
+		case patient && ClassOf(err) == ClassThrottled:
+			return "", &throttledError{after: max(retryAfter(err), throttledPause), cause: err}
 		case ClassOf(err) != ClassUnsent && ClassOf(err) != ClassInDoubt:
 			s.cfg.Log.WarnContext(ctx, "a provider refused to revoke a grant", "connector", connector, "error", err)
-			return RevokedFailed
+			return RevokedFailed, nil
 		}
 	}
+	if patient {
+		return "", &throttledError{after: throttledPause, cause: err}
+	}
 	s.cfg.Log.WarnContext(ctx, "a grant could not be revoked at the provider", "connector", connector, "error", err)
-	return RevokedFailed
+	return RevokedFailed, nil
 }
 
 // revokeLate ends a grant that a refresh brought after its connection was revoked (threat 48).

@@ -40,17 +40,36 @@ func (s ScopeSet) Has(scope string) bool {
 }
 
 // Covers tells whether every scope of other is in s.
-func (s ScopeSet) Covers(other ScopeSet) bool { return other.Minus(s).Empty() }
+func (s ScopeSet) Covers(other ScopeSet) bool {
+	for _, scope := range other.scopes {
+		if !s.Has(scope) {
+			return false
+		}
+	}
+	return true
+}
 
 // Minus is what s has and other has not.
 func (s ScopeSet) Minus(other ScopeSet) ScopeSet {
-	var rest []string
-	for _, scope := range s.scopes {
-		if !other.Has(scope) {
-			rest = append(rest, scope)
+	return s.only(func(scope string) bool { return !other.Has(scope) })
+}
+
+// only is what of s keep says yes to. Where that is all, which is usual on the path of a token, it is s itself.
+func (s ScopeSet) only(keep func(scope string) bool) ScopeSet {
+	for i, scope := range s.scopes {
+		if keep(scope) {
+			continue
 		}
+		var rest []string
+		rest = append(rest, s.scopes[:i]...)
+		for _, later := range s.scopes[i+1:] {
+			if keep(later) {
+				rest = append(rest, later)
+			}
+		}
+		return ScopeSet{scopes: rest}
 	}
-	return ScopeSet{scopes: rest}
+	return s
 }
 
 // Union is what s or other has.

@@ -8,14 +8,17 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 )
 
-// Config is what a Service needs. All ports are required but TenantConnectors, Registry and Logins.
+// Config is what a Service needs. All ports are required but Verifier, Retention, Jobs, Switches, TenantConnectors, Registry, Logins and those of
+// operators, and of the overview (Counters, Replicas, StoreHealth, Backlogs).
 type Config struct {
 	Connections Connections
+	Index       ConnectionIndex
 	Refreshes   Refreshes
 	Schedule    Schedule
 	Shared      SharedGrants
@@ -23,15 +26,38 @@ type Config struct {
 	Consents    Consents
 	Portals     Portals
 	Audit       Audit
-	Upstream    Upstream
-	Connectors  Connectors
-	Placement   Placement
-	Cursors     Cursors
+	Search      AuditSearch
+	// Verifier walks the audit trail for operators; without it they can't start that.
+	Verifier TrailVerifier
+	// Retention tells from when on events are kept; without it all of them are.
+	Retention  TrailRetention
+	Upstream   Upstream
+	Connectors Connectors
+	Placement  Placement
+	Cursors    Cursors
+	// Jobs lets operators start work that takes longer than a request; without it there is none.
+	Jobs Jobs
+	// Switches keeps what operators disabled; without it nothing can be.
+	Switches SwitchBoard
+	// Guesses lets a token out in one round trip, where this process has served its connection before; without it each takes two.
+	Guesses Guesses
 	// TenantConnectors and Registry let tenants make connectors of their own; without either there are none.
 	TenantConnectors TenantConnectors
 	Registry         ConnectorRegistry
 	// Logins signs in the users of clients that have Client.Login; without it their consents can't be started.
 	Logins Logins
+	// OperatorLogins, OperatorSignIns and OperatorRoles let operators sign in at their own OpenID Provider; OperatorEpochs ends their
+	// sessions. Without the first there is no such sign-in.
+	OperatorLogins  OperatorLogins
+	OperatorSignIns OperatorSignIns
+	OperatorEpochs  OperatorEpochs
+	OperatorRoles   []OperatorRole
+	// Counters keeps what the dashboard draws; without it nothing is counted. Replicas, StoreHealth and Backlogs are what it tells
+	// of the broker itself; what has none it does not tell.
+	Counters    Counters
+	Replicas    Replicas
+	StoreHealth StoreHealth
+	Backlogs    Backlogs
 	// Client returns a configured client by id; required. A client that is gone from the configuration asks for nothing more.
 	Client func(id string) (Client, bool)
 
@@ -61,6 +87,9 @@ type Config struct {
 	StoreTimeout time.Duration
 	// EarlyRefreshes is how many refreshes that nobody waits for may run at the same time for one provider. Default 16; negative: none.
 	EarlyRefreshes int
+	// RefreshesAtOnce is how many refreshes of one OAuth client this process has under way at its provider, early ones included.
+	// Default 128; a provider that throttles gets fewer (lanes.go).
+	RefreshesAtOnce int
 	// SweepEvery is the pause between rounds of background work. Default 5 s.
 	SweepEvery time.Duration
 }
@@ -71,8 +100,12 @@ type Service struct {
 
 	refresher *refresher
 	early     early
+	replicas  atomic.Int32 // that are heard of, this one included (share.go)
 	telemetry telemetry
-	unwatch   func() error // ends the gauge of open circuits
+	pulse     *pulse
+	vitals    vitals
+	glances   glances
+	unwatch   func() error // ends the gauges of circuits and lanes
 
 	// detached counts work that outlives the request which began it: refreshes, exchanges, completions, revocations, sweeps. Drain waits for it.
 	mu       sync.Mutex
@@ -88,7 +121,8 @@ type Service struct {
 	silences           silences
 	creating           chan struct{} // holds a value while a tenant's connector is made
 
-	followers *followers // of consents: consent_follow.go
+	jobWake   chan struct{} // holds a value when there may be a job to run
+	followers *followers    // of consents: consent_follow.go
 
 	links singleflight.Group // equal consents asked for at the same time
 }
@@ -97,8 +131,8 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	var missing []string
 	for name, absent := range map[string]bool{
-		"Connections": cfg.Connections == nil, "Refreshes": cfg.Refreshes == nil, "Schedule": cfg.Schedule == nil, "Shared": cfg.Shared == nil, "Revocations": cfg.Revocations == nil,
-		"Consents": cfg.Consents == nil, "Portals": cfg.Portals == nil, "Audit": cfg.Audit == nil, "Upstream": cfg.Upstream == nil,
+		"Connections": cfg.Connections == nil, "Index": cfg.Index == nil, "Refreshes": cfg.Refreshes == nil, "Schedule": cfg.Schedule == nil, "Shared": cfg.Shared == nil, "Revocations": cfg.Revocations == nil,
+		"Consents": cfg.Consents == nil, "Portals": cfg.Portals == nil, "Audit": cfg.Audit == nil, "Search": cfg.Search == nil, "Upstream": cfg.Upstream == nil,
 		"Connectors": cfg.Connectors == nil, "Client": cfg.Client == nil, "Placement": cfg.Placement == nil, "Cursors": cfg.Cursors == nil, "PublicURL": cfg.PublicURL == "",
 		"Owner": cfg.Owner == "", "Now": cfg.Now == nil, "Random": cfg.Random == nil, "Log": cfg.Log == nil,
 	} {
@@ -122,12 +156,15 @@ func New(cfg Config) (*Service, error) {
 	if cfg.EarlyRefreshes == 0 {
 		cfg.EarlyRefreshes = 16
 	}
+	if cfg.RefreshesAtOnce <= 0 {
+		cfg.RefreshesAtOnce = 128
+	}
 	cfg.PublicURL = strings.TrimSuffix(cfg.PublicURL, "/")
 	t, err := newTelemetry(func(id string) bool { _, ok := cfg.Connectors.Connector(id); return ok && !madeByTenant(id) })
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, telemetry: t, killed: make(chan struct{}), early: newEarly(), followers: newFollowers(func(more int64) { t.followers.Add(context.Background(), more) }), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, telemetry: t, pulse: newPulse(cfg), killed: make(chan struct{}), early: newEarly(), followers: newFollowers(func(more int64) { t.followers.Add(context.Background(), more) }), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1), jobWake: make(chan struct{}, 1)}
 	s.refresher = newRefresher(s)
 	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
 		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)
@@ -135,6 +172,14 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	lanes, err := watchLanes(cfg.Connectors, func(connector string) (int, int) {
+		return s.refresher.lanes.load(s.refresher.lineOf(connector).lane())
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.unwatch())
+	}
+	circuits := s.unwatch
+	s.unwatch = func() error { return errors.Join(circuits(), lanes()) }
 	return s, nil
 }
 
@@ -145,17 +190,28 @@ func (s *Service) Drain(ctx context.Context) error {
 	s.draining = true
 	s.mu.Unlock()
 	if err := s.unwatch(); err != nil {
-		s.cfg.Log.WarnContext(ctx, "the gauge of open circuits goes on", "error", err)
+		s.cfg.Log.WarnContext(ctx, "the gauges of circuits and lanes go on", "error", err)
 	}
 	done := make(chan struct{})
 	go func() { s.detached.Wait(); close(done) }()
+	var late error
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
 		close(s.killed)
 		<-done
-		return ctx.Err()
+		late = ctx.Err()
+	}
+	s.flushPulse(ctx)
+	return late
+}
+
+// flushPulse writes the last counts, for a second at most.
+func (s *Service) flushPulse(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := s.pulse.flush(ctx, true); err != nil {
+		s.cfg.Log.InfoContext(ctx, "the last counts for the dashboard's charts were not written", "error", err)
 	}
 }
 

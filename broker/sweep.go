@@ -21,12 +21,19 @@ const (
 )
 
 // Run does the background work until ctx ends: what changed of tenants' connectors, consents whose time is up, polls for consents
-// on other devices, revocations that a crash interrupted, grants that are refreshed ahead of need, and who holds those that end
-// together. Any number of replicas may run it; each piece is claimed by compare-and-swap.
+// on other devices, revocations that a crash interrupted, grants that are refreshed ahead of need, who holds those that end
+// together, and jobs of operators. Any number of replicas may run it; each piece is claimed by compare-and-swap.
 func (s *Service) Run(ctx context.Context) error {
 	// Each by itself: a provider that hangs in one must not hold up the others.
 	var group sync.WaitGroup
 	group.Go(func() { s.followConnectors(ctx) })
+	group.Go(func() { s.followJobs(ctx) })
+	group.Go(func() { s.followReplicas(ctx) })
+	group.Go(func() {
+		s.pulse.follow(ctx, func(err error) {
+			s.cfg.Log.WarnContext(ctx, "the counts for the dashboard's charts can't be written; they wait for some minutes", "error", err)
+		})
+	})
 	for _, sweep := range []func(context.Context){s.sweepConsents, s.sweepDevices, s.sweepRevocations, s.sweepRefreshes, s.sweepHolders} {
 		group.Go(func() {
 			ticker := time.NewTicker(s.cfg.SweepEvery)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -19,6 +22,7 @@ const scopeName = "tokenbroker/broker"
 // our own lists (codes) alone: no subject, no secret, nothing that a caller could make many of (threats 25 and 27).
 type telemetry struct {
 	tracer    trace.Tracer
+	served    *servedLabels
 	known     func(connector string) bool
 	tokens    metric.Int64Counter
 	refreshes metric.Int64Counter
@@ -31,7 +35,7 @@ type telemetry struct {
 
 func newTelemetry(known func(string) bool) (telemetry, error) {
 	meter := otel.Meter(scopeName)
-	t := telemetry{tracer: otel.Tracer(scopeName), known: known}
+	t := telemetry{tracer: otel.Tracer(scopeName), served: &servedLabels{}, known: known}
 	var err error
 	if t.tokens, err = meter.Int64Counter("tokenbroker.token.requests", metric.WithDescription("Token requests by outcome.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
@@ -60,17 +64,49 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 }
 
 func (t telemetry) connector(id string) attribute.KeyValue {
-	switch {
-	case madeByTenant(id):
-		id = "tenant" // one of those that tenants made, who make as many as they like
-	case !t.known(id):
-		id = "unknown" // what a caller made up must not become a label
-	}
-	return attribute.String("connector", id)
+	return attribute.String("connector", t.label(id))
 }
 
-// begin starts a span; the returned function ends it with the outcome's code.
+// label is what the connector is called in labels.
+func (t telemetry) label(id string) string {
+	switch {
+	case madeByTenant(id):
+		return "tenant" // one of those that tenants made, who make as many as they like
+	case !t.known(id):
+		return "unknown" // what a caller made up must not become a label
+	}
+	return id
+}
+
+// servedLabels are the labels of tokens that were handed out, made once for each connector's label.
+type servedLabels struct {
+	made   atomic.Pointer[map[string][]metric.AddOption] // replaced as a whole
+	adding sync.Mutex
+}
+
+func (l *servedLabels) of(label string) []metric.AddOption {
+	if made := l.made.Load(); made != nil {
+		if options, ok := (*made)[label]; ok {
+			return options
+		}
+	}
+	l.adding.Lock()
+	defer l.adding.Unlock()
+	more := map[string][]metric.AddOption{}
+	if made := l.made.Load(); made != nil {
+		more = maps.Clone(*made)
+	}
+	more[label] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attribute.String("connector", label), attribute.String("outcome", outcomeOf(nil))))}
+	l.made.Store(&more)
+	return more[label]
+}
+
+// begin starts a span; the returned function ends it with the outcome's code. Within a request that is not recorded there is none:
+// nothing in it would be either.
 func (t telemetry) begin(ctx context.Context, name, connector string) (context.Context, func(error)) {
+	if around := trace.SpanFromContext(ctx); !around.IsRecording() && around.SpanContext().IsValid() && !around.SpanContext().IsRemote() {
+		return ctx, func(error) {}
+	}
 	ctx, span := t.tracer.Start(ctx, name, trace.WithAttributes(t.connector(connector)))
 	return ctx, func(err error) {
 		outcome := outcomeOf(err)
@@ -83,6 +119,10 @@ func (t telemetry) begin(ctx context.Context, name, connector string) (context.C
 }
 
 func (t telemetry) tokenAnswered(ctx context.Context, connector string, err error) {
+	if err == nil {
+		t.tokens.Add(ctx, 1, t.served.of(t.label(connector))...)
+		return
+	}
 	t.tokens.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("outcome", outcomeOf(err))))
 }
 
@@ -121,6 +161,31 @@ func watchCircuits(connectors Connectors, open func(connector string, why troubl
 				}
 				o.ObserveInt64(gauge, value, metric.WithAttributes(attribute.String("connector", c.ID), attribute.String("trouble", terms.name)))
 			}
+		}
+		return nil
+	}, gauge)
+	if err != nil {
+		return nil, fmt.Errorf("watch a gauge: %w", err)
+	}
+	return watch.Unregister, nil
+}
+
+// watchLanes shows how full the lanes of configured connectors are, until stop is called.
+func watchLanes(connectors Connectors, load func(connector string) (running, waiting int)) (stop func() error, err error) {
+	meter := otel.Meter(scopeName)
+	gauge, err := meter.Int64ObservableGauge("tokenbroker.provider.lane",
+		metric.WithDescription("Refreshes of a connector's OAuth client that are under way at its provider (running) or wait for their turn (waiting)."))
+	if err != nil {
+		return nil, fmt.Errorf("make a gauge: %w", err)
+	}
+	watch, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for _, c := range connectors.All() {
+			if madeByTenant(c.ID) {
+				continue
+			}
+			running, waiting := load(c.ID)
+			o.ObserveInt64(gauge, int64(running), metric.WithAttributes(attribute.String("connector", c.ID), attribute.String("state", "running")))
+			o.ObserveInt64(gauge, int64(waiting), metric.WithAttributes(attribute.String("connector", c.ID), attribute.String("state", "waiting")))
 		}
 		return nil
 	}, gauge)

@@ -20,6 +20,14 @@ type TokenRequest struct {
 	State    string
 }
 
+// minTTL is how long the token must live.
+func (r TokenRequest) minTTL() time.Duration {
+	if r.MinTTL != nil {
+		return *r.MinTTL
+	}
+	return DefaultMinTTL
+}
+
 // Token is a short-lived access token for its caller. A refresh token has no place in it.
 type Token struct {
 	AccessToken Secret

@@ -19,6 +19,8 @@ type ConnectorConfig struct {
 	Scopes        []string      // default: the product's
 	DefaultScopes []string      // default: all of Scopes
 	Vars          map[string]string
+	// RefreshesAtOnce is what the OAuth client may have under way at its provider, from all replicas together; 0: nothing is set.
+	RefreshesAtOnce int
 
 	// Grant is how tokens are obtained; default authorization_code. Device: users may consent on another device, too.
 	Grant  string

@@ -291,7 +291,7 @@ func (s *server) scopes(product *Product, add func(key, format string, args ...a
 	implied := broker.NewScopeSet(append(slices.Clone(d.OfflineScopes), d.IdentityScopes...)...)
 	view := broker.Connector{ID: c.ID, Name: c.Name, Provider: d.Name, Category: d.Category, Default: asked, Implied: implied,
 		Narrows: d.Narrows, Exclusive: d.Rotation == "strict", RefreshEndsAccess: d.RefreshEndsAccessToken, DeniedCodes: slices.Clone(d.Errors.Denied),
-		ProviderID: d.ID, ClientKey: d.ID + "/" + c.ClientID, RefreshIdle: time.Duration(d.RefreshTokenIdle) * time.Second}
+		ProviderID: d.ID, ClientKey: d.ID + "/" + c.ClientID, RefreshesAtOnce: c.RefreshesAtOnce, RefreshIdle: time.Duration(d.RefreshTokenIdle) * time.Second}
 	if len(d.Vars) > 0 || c.Tenant != "" {
 		// What a tenant's OAuth client suffers stops nobody else.
 		view.ProviderID = d.ID + "/" + c.ID // {placeholders} may lead each connector to a server of its own

@@ -50,8 +50,8 @@ func newTransport(cfg Config, r reach) *http.Transport {
 		Protocols:              http1(),
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeaderBytes,
-		MaxIdleConns:           128,
-		MaxIdleConnsPerHost:    32,
+		MaxIdleConns:           1024, // of all hosts: one that is busy must not cost the others theirs
+		MaxIdleConnsPerHost:    64,
 		MaxConnsPerHost:        256,
 		IdleConnTimeout:        idleTimeout,
 	}

@@ -187,7 +187,7 @@ func (s *Store) heldElsewhere(ctx context.Context, lease broker.Lease) ([]broker
 			s.cfg.Log.ErrorContext(ctx, "refresh token of another holder does not open", "connection", holder.ID, "error", err)
 			continue
 		}
-		tokens = append(tokens, broker.NewSecret(string(token)))
+		tokens = append(tokens, token)
 	}
 	return tokens, nil
 }

@@ -2,6 +2,9 @@ package vault
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"io"
 	"time"
 )
 
@@ -20,6 +23,12 @@ type Backend interface {
 	Indexed(ctx context.Context, queries []IndexQuery) ([][]Indexed, error)
 	// Scored returns, for each query, members of a sorted set by score, lowest first.
 	Scored(ctx context.Context, queries []ScoreQuery) ([][]Scored, error)
+	// Ranges returns, for each query, members of a sorted set whose scores are all 0, by byte order.
+	Ranges(ctx context.Context, queries []RangeQuery) ([][]string, error)
+	// Counts counts the members in each range; Reverse and Limit say nothing.
+	Counts(ctx context.Context, queries []RangeQuery) ([]int, error)
+	// Dues returns, for each query, how many members of a sorted set there are by score, whatever its limit.
+	Dues(ctx context.Context, queries []ScoreQuery) ([]int64, error)
 	// Streams returns, for each query, entries of a stream, oldest first unless it asks for the newest.
 	Streams(ctx context.Context, queries []StreamQuery) ([][]StreamEntry, error)
 	// Members returns the members of each set.
@@ -41,6 +50,8 @@ type Step struct {
 	Settle *Settle
 	// Trail, if set, appends to an audit stream as part of the step. Its place in the chain is checked first of all.
 	Trail *TrailStep
+	// Release, if set, makes the step one that lets a token out; Settle, Checks, Writes, Reads and Confirm are then empty.
+	Release *ReleaseStep
 	// Checks in order; the first that fails decides the verdict.
 	Checks []Check
 	// Writes in order. Those that need memory come before those that free it, so that a full store refuses a step whole.
@@ -79,6 +90,7 @@ const (
 	CheckNot     CheckKind = "ne"     // it has not the value; an absent one has not
 	CheckAbsent  CheckKind = "absent" // there is no such field
 	CheckFree    CheckKind = "free"   // absent, or a time in ms by the store's clock that is over
+	CheckAtMost  CheckKind = "most"   // a number, not greater than the value
 	CheckApplied CheckKind = "done"   // if it has the value, the step was applied before: no more checks, no writes
 )
 
@@ -106,9 +118,13 @@ const (
 	WriteExpireIn      WriteKind = "PEXPIRE"
 	WritePersist       WriteKind = "PERSIST"
 	WriteDelete        WriteKind = "DEL"
+	WriteStreamTrim    WriteKind = "XTRIM"
 
 	// WriteDeadline sets a field (first argument) to the store's time plus so many ms (second).
 	WriteDeadline WriteKind = "deadline"
+	// WriteUnless adds a member (third argument) with a score (second) to a sorted set, unless the field of a hash that has the
+	// key's hash tag (fourth and fifth) has the value that is the first.
+	WriteUnless WriteKind = "unless"
 	// WriteOnly deletes all fields with the prefix (first argument) but those named by the others.
 	WriteOnly WriteKind = "only"
 )
@@ -124,6 +140,53 @@ type Write struct {
 type Read struct {
 	Key    string
 	Fields []string
+}
+
+// ReleaseStep says in one piece what every request for a token asks of the store, so that it costs one short run there: what is
+// known of a subject's connections must still be so, then the use is noted and the record's fields are read. It comes with a
+// Trail of one entry. Which fields it is about is the same for all of them (ReleaseShape), so that a store can have that ready.
+type ReleaseStep struct {
+	// Index is a sorted set whose scores are all 0. State is what StateDigest makes of it and of the field Version of Record, or the
+	// beginning of that, 12 digits at least.
+	Index string
+	State string
+	// Record is a hash whose Checks have the Values. They and the Fields are read: Result.Reads has one element.
+	Record string
+	Values []string
+	// Switches is a hash whose SwitchesField must be Mark; "": it has no such field.
+	Switches string
+	Mark     string
+	// Use is written: a field of a hash and its value.
+	UseKey, UseField, UseValue string
+	// Instead is read if something of that is not so (VerdictRefused); all its keys share the step's hash tag.
+	Instead IndexQuery
+}
+
+// ReleaseShape has the names of fields that release steps are about.
+type ReleaseShape struct {
+	Version       string   // of a record: every write changes it
+	Checks        []string // of a record
+	Fields        []string // of a record
+	SwitchesField string
+}
+
+// ReleaseFields returns them.
+func ReleaseFields() ReleaseShape {
+	return ReleaseShape{
+		Version: fieldWrite, Checks: []string{fieldTenant, fieldStatus}, Fields: []string{fieldFormat, fieldGeneration, fieldHeader, fieldPrivate, fieldAccess},
+		SwitchesField: fieldWrite,
+	}
+}
+
+// StateDigest is the SHA-1, in hexadecimal digits, of the members of an index in byte order and of a record's version, a line feed
+// behind each: to tell one state from another, where nobody gains by a collision more than by changing the state itself.
+func StateDigest(members []string, version string) string {
+	h := sha1.New()
+	for _, member := range members {
+		_, _ = io.WriteString(h, member+"\n")
+	}
+	_, _ = io.WriteString(h, version+"\n")
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // TrailStep appends entries to a stream whose head, as far as the writer goes, is still Head.
@@ -168,6 +231,8 @@ type Result struct {
 	HeadID  string    // the stream id of the entry at the head
 	IDs     []string  // VerdictDone: the stream ids of the entries
 	Reads   []map[string][]byte
+	// Instead is what a refused release step read.
+	Instead []Indexed
 	// Confirmed, for a step with Confirm that was carried out, now or before: enough replicas have it.
 	Confirmed bool
 
@@ -181,11 +246,13 @@ type IndexQuery struct {
 	Index   string
 	Records string // prefix of the records' keys; same hash tag
 	Extra   string // prefix of further keys; "": none
+	Beside  string // a hash to be read too, first of all; same hash tag; "": none
 	After   string // only members behind this one
 	Limit   int    // 0: all
 }
 
-// Indexed is a member of an index and its record; an empty record if it is gone.
+// Indexed is a member of an index and its record; an empty record if it is gone. The first one without a member is IndexQuery.Beside,
+// if that was asked for.
 type Indexed struct {
 	Member string
 	Record map[string][]byte
@@ -197,6 +264,15 @@ type ScoreQuery struct {
 	Key   string
 	Max   int64
 	Limit int // 0: all
+}
+
+// RangeQuery asks for the members of a sorted set from From on and before To, in byte order; "": without that bound.
+type RangeQuery struct {
+	Key     string
+	From    string
+	To      string
+	Reverse bool // the last first
+	Limit   int  // 0: all
 }
 
 // Scored is a member of a sorted set.

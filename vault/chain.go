@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"tokenbroker/broker"
 )
 
 const (
@@ -16,6 +18,8 @@ const (
 	maxBatch = 64
 	// maxLanded bounds how many late outcomes a chain remembers.
 	maxLanded = 1024
+	// lookFresh is for how long what look has found may be attested.
+	lookFresh = time.Minute
 )
 
 // chains carries out the steps that append to the audit trail. Steps of one stream are sent together: while a round trip
@@ -27,6 +31,9 @@ type chains struct {
 	ioTime  time.Duration // bounds one round trip
 	// looks counts how often this process began to look for what the store had lost.
 	looks atomic.Uint64
+	// now is the time, cutOf where a stream was cut (cut.go).
+	now   func() time.Time
+	cutOf func(ctx context.Context, name trailName) (*cut, error)
 
 	mu       sync.Mutex
 	streams  map[trailName]*chain
@@ -45,7 +52,7 @@ type chain struct {
 	at      position // the confirmed end: acknowledged by the store, or found there
 	head    string   // at, encoded; "" before the first entry
 	resumes *position
-	looked  bool             // before the first entry: found is filled
+	looked  time.Time        // before the first entry: when found was filled
 	found   []position       // where other chains ended then
 	known   []attestation    // stream ids of confirmed entries that no confirmed entry attests yet
 	doubts  map[string]doubt // sent, outcome unknown, by the head that each would leave
@@ -71,8 +78,11 @@ type chainOp struct {
 
 // do carries out the step with its entries, and sends it again until the outcome is known or the context ends.
 func (t *chains) do(ctx context.Context, name trailName, id string, step Step, drafts []draft) (Result, error) {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
+		defer cancel()
+	}
 	if len(drafts) == 0 {
 		return t.direct(ctx, step)
 	}
@@ -149,54 +159,71 @@ func (t *chains) chain(name trailName) (*chain, uint64) {
 // wait returns when no worker is left. Steps end with their contexts, so it does not take longer than those.
 func (t *chains) wait() { t.workers.Wait() }
 
+// pauses are how long a chain waits between rounds while the store has trouble.
+type pauses struct{ next time.Duration }
+
 // work sends rounds until the queue is empty.
 func (t *chains) work(c *chain) {
 	var carried []*chainOp
-	pause := firstPause
-	for {
-		c.mu.Lock()
-		batch, room := carried, maxBatch
-		if len(c.doubts) > maxDoubts {
-			room = 1 // what is in doubt already is sent again before there is more of it
-		}
-		for len(c.queue) > 0 && len(batch) < room {
-			op := c.queue[0]
-			c.queue = c.queue[1:]
-			// Whose caller left meanwhile takes no place: in an outage those would be most of them.
-			if !op.left() {
-				batch = append(batch, op)
-			}
-		}
-		if len(batch) == 0 {
-			c.queue, c.working = nil, false
-			c.mu.Unlock()
-			return
-		}
-		c.mu.Unlock()
-
-		var failed bool
-		carried, failed = t.round(c, batch)
-		if !failed {
-			pause = firstPause
-			continue
-		}
-		// The store has trouble: give it a moment. Callers leave by themselves.
-		if len(carried) > 0 {
-			sleep(context.Background(), pause)
-		}
-		pause = min(2*pause, lastPause)
+	p := pauses{}
+	for more := true; more; {
+		carried, more = t.turn(c, carried, &p)
 	}
 }
 
-// latest is a context that ends when all the ops' callers have left.
-func latest(ops []*chainOp) (context.Context, context.CancelFunc) {
+// turn sends one round: what is carried from the last one, and what is queued. more: there is something to send; else the chain has no
+// worker any more.
+func (t *chains) turn(c *chain, carried []*chainOp, p *pauses) (again []*chainOp, more bool) {
+	if p.next > 0 && len(carried) > 0 {
+		sleep(context.Background(), p.next) // the store has trouble: give it a moment. Callers leave by themselves
+	}
+	batch, room := carried, maxBatch
+	c.mu.Lock()
+	if len(c.doubts) > maxDoubts {
+		room = 1 // what is in doubt already is sent again before there is more of it
+	}
+	for len(c.queue) > 0 && len(batch) < room {
+		op := c.queue[0]
+		c.queue = c.queue[1:]
+		// Whose caller left meanwhile takes no place: in an outage those would be most of them.
+		if !op.left() {
+			batch = append(batch, op)
+		}
+	}
+	if len(batch) == 0 {
+		c.queue, c.working = nil, false
+		c.mu.Unlock()
+		return nil, false
+	}
+	c.mu.Unlock()
+	again, failed := t.round(c, batch)
+	if failed {
+		p.next = min(max(2*p.next, firstPause), lastPause)
+	} else {
+		p.next = 0
+	}
+	if len(again) > 0 {
+		return again, true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) > 0 {
+		return nil, true
+	}
+	c.queue, c.working = nil, false
+	return nil, false
+}
+
+// trip is a context for one round trip: it ends when all the ops' callers have left, or when the trip has taken too long. A caller who
+// leaves early does not cut it short: what became of the step would not be known.
+func (t *chains) trip(ops []*chainOp) *broker.Bounded {
 	var end time.Time
 	for _, op := range ops {
 		if d, _ := op.ctx.Deadline(); d.After(end) {
 			end = d
 		}
 	}
-	return context.WithDeadline(context.Background(), end)
+	return broker.Bound(context.Background(), min(time.Until(end), t.ioTime))
 }
 
 // left tells whether the op's caller is gone; the op is then at its end.
@@ -241,11 +268,9 @@ func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed boo
 		}
 		return nil, false
 	}
-	ctx, cancel := latest(live)
-	ctx, cancelTrip := context.WithTimeout(ctx, t.ioTime)
+	ctx := t.trip(live)
 	results := t.apply(ctx, steps)
-	cancelTrip()
-	cancel()
+	ctx.End()
 
 	for i, op := range live {
 		r := results[i]
@@ -264,8 +289,9 @@ func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed boo
 			op.done <- r
 		case r.Verdict == VerdictChain:
 			if r.Head != c.head && !t.adopt(c, r) {
-				// The store lost what it had acknowledged. A new chain says where the old one had been.
-				if err := t.restart(c); err != nil {
+				// The store lost what it had acknowledged: a new chain says where the old one had been. Or that was so long ago that
+				// nothing of it is kept.
+				if err := t.restart(c, r.Head == "" && t.trimmedAway(op.ctx, c)); err != nil {
 					op.done <- Result{Err: err}
 					continue
 				}
@@ -296,20 +322,19 @@ func (c *chain) deliver(ops []*chainOp) []*chainOp {
 	return rest
 }
 
-// look reads, before the first entry of a chain, where the others end. One read for each stream in a process's life.
+// look reads, before the first entry of a chain, where the others end. One read for each stream in a process's life, but where the
+// first entry comes much later: what is dropped of the others then is remembered for a while only (goneKept).
 func (t *chains) look(c *chain, live []*chainOp) error {
-	if c.head != "" || c.looked {
+	if now := t.now(); c.head != "" || now.Sub(c.looked).Abs() < lookFresh {
 		return nil
 	}
-	ctx, cancel := latest(live)
-	defer cancel()
-	ctx, cancelTrip := context.WithTimeout(ctx, t.ioTime)
-	defer cancelTrip()
+	ctx := t.trip(live)
+	defer ctx.End()
 	heads, err := t.backend.Hashes(ctx, []string{headsKey(c.name.shard, c.name.tenant)})
 	if err != nil {
 		return err
 	}
-	c.looked, c.found = true, newest(t.seals.parseHeads(c.name, heads[0]))
+	c.looked, c.found = t.now(), newest(t.seals.parseHeads(c.name, heads[0]))
 	return nil
 }
 
@@ -337,7 +362,7 @@ func (t *chains) chainUp(c *chain, ops []*chainOp) ([]Step, error) {
 				m.found = c.found
 			}
 			clear := m.chain(at.link, d.payload)
-			body, err := t.seals.seal(d.payload, c.name.bodyPlace(clear))
+			body, err := t.seals.sealBody(c.name, d.payload, clear)
 			if err != nil {
 				return nil, err
 			}
@@ -366,17 +391,17 @@ func (c *chain) confirm(op *chainOp, prev string, ids []string) {
 	c.forget()
 }
 
-func (t *chains) restart(c *chain) error {
+func (t *chains) restart(c *chain, trimmed bool) error {
 	writer, err := newWriter(t.random)
 	if err != nil {
 		return err
 	}
-	if c.head != "" {
+	if c.head != "" && !trimmed {
 		was := c.at
 		c.resumes = &was
 	}
 	c.at, c.head, c.known = position{writer: writer}, "", nil
-	c.looked, c.found = false, nil
+	c.looked, c.found = time.Time{}, nil
 	clear(c.doubts)
 	return nil
 }

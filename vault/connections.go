@@ -3,7 +3,6 @@ package vault
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,12 +13,42 @@ import (
 
 // OfSubject implements broker.Connections. Records of other connectors than the one that is asked for are not opened.
 func (s *Store) OfSubject(ctx context.Context, tenant, subject, connector string) ([]broker.Connection, error) {
-	shard := s.Shard(tenant, subject)
-	query := IndexQuery{Index: subjectKey(shard, s.subjectTag(tenant, subject)), Records: connectionPrefix(shard), Extra: issuedPrefix(shard)}
-	items, err := s.indexed(ctx, tenant, query)
+	items, _, err := s.indexed(ctx, tenant, s.ofSubject(s.Shard(tenant, subject), tenant, subject), nil)
 	if err != nil {
 		return nil, err
 	}
+	return s.openSubject(tenant, subject, connector, items)
+}
+
+// OfSubjectSwitched implements broker.SwitchBoard.
+func (s *Store) OfSubjectSwitched(ctx context.Context, tenant, subject, connector string) ([]broker.Connection, broker.SwitchTable, error) {
+	shard := s.Shard(tenant, subject)
+	items, beside, err := s.indexed(ctx, tenant, s.switchedSubject(shard, tenant, subject), nil)
+	if err != nil {
+		return nil, broker.SwitchTable{}, err
+	}
+	table, err := s.switches.standing(ctx, s, shard, beside)
+	if err != nil {
+		return nil, broker.SwitchTable{}, err
+	}
+	conns, err := s.openSubject(tenant, subject, connector, items)
+	return conns, table, err
+}
+
+// switchedSubject asks for the subject's connections and for the mark of the switches.
+func (s *Store) switchedSubject(shard byte, tenant, subject string) IndexQuery {
+	query := s.ofSubject(shard, tenant, subject)
+	query.Beside = switchesKey(shard)
+	return query
+}
+
+// ofSubject asks for the subject's connections.
+func (s *Store) ofSubject(shard byte, tenant, subject string) IndexQuery {
+	return IndexQuery{Index: subjectKey(shard, s.subjectTag(tenant, subject)), Records: connectionPrefix(shard), Extra: issuedPrefix(shard)}
+}
+
+// openSubject opens the subject's connections to the connector.
+func (s *Store) openSubject(tenant, subject, connector string, items []Indexed) ([]broker.Connection, error) {
 	var conns []broker.Connection
 	var bad error
 	var unreadable []string
@@ -43,47 +72,60 @@ func (s *Store) OfSubject(ctx context.Context, tenant, subject, connector string
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 	})
 	if bad != nil {
+		s.guesses.forget(tenant, subject, connector)
 		return conns, &broker.UnreadableError{IDs: unreadable, Cause: bad}
 	}
+	s.note(tenant, subject, connector, items, conns)
 	return conns, nil
 }
 
-// indexed reads a subject's connections, and again those of which the store lost a write.
-func (s *Store) indexed(ctx context.Context, tenant string, query IndexQuery) ([]Indexed, error) {
+// indexed reads a subject's connections, and again those of which the store lost a write; and what lies beside them. first, if not
+// nil, was read already.
+func (s *Store) indexed(ctx context.Context, tenant string, query IndexQuery, first []Indexed) (items []Indexed, beside map[string][]byte, err error) {
 	for attempt := 1; ; attempt++ {
-		found, err := readPatiently(ctx, func(ctx context.Context) ([][]Indexed, error) {
-			return s.cfg.Backend.Indexed(ctx, []IndexQuery{query})
-		})
-		if err != nil {
-			return nil, err
+		items, again := first, false
+		if first = nil; items == nil {
+			found, err := readPatiently(ctx, func(ctx context.Context) ([][]Indexed, error) {
+				return s.cfg.Backend.Indexed(ctx, []IndexQuery{query})
+			})
+			if err != nil {
+				return nil, nil, err
+			}
+			items = found[0]
 		}
-		items, again := found[0], false
+		if query.Beside != "" && len(items) > 0 {
+			beside, items = items[0].Record, items[1:]
+		}
 		for _, item := range items {
 			changed, err := s.healed(ctx, tenant, item.Member, item.Record)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			again = again || changed
 		}
 		for _, id := range s.missing(query.Index, items) {
 			_, record, err := s.load(ctx, tenant, id)
 			if err != nil && !errors.Is(err, broker.ErrNotFound) && len(record) == 0 {
-				return nil, err
+				return nil, nil, err
 			}
 			again = again || len(record) > 0
 		}
 		if !again || attempt == healAttempts {
-			return items, nil
+			return items, beside, nil
 		}
 	}
 }
 
 // anotherConnectors tells by the clear header alone whose record it is not, so that one that does not open keeps nobody
 // from the subject's connections to other connectors. Who changes a header can hide a connection by it, no more than by
-// taking it out of the index.
+// taking it out of the index. Of a record that a newer program wrote the header may say anything: that is nobody else's until
+// somebody can read it, for else the user would be asked for a consent that he has given.
 func anotherConnectors(record map[string][]byte, connector string) bool {
-	var h header
-	return json.Unmarshal(record[fieldHeader], &h) == nil && h.Connector != "" && h.Connector != connector
+	if checkFormat(string(record[fieldFormat]), connectionFormat) != nil {
+		return false
+	}
+	h, ok := readHeader(record)
+	return ok && h.Connector != "" && h.Connector != connector
 }
 
 // Connection implements broker.Connections.
@@ -114,75 +156,6 @@ func (s *Store) load(ctx context.Context, tenant, id string) (broker.Connection,
 	}
 }
 
-// shardsPerTrip is how many shards a listing asks at once.
-const shardsPerTrip = 32
-
-// List implements broker.Connections: shard after shard, in each by id. A record that can't be read is left out and
-// logged, so that one bad record does not hide the others.
-func (s *Store) List(ctx context.Context, tenant string, filter broker.ConnectionFilter, position string, limit int) ([]broker.Connection, string, error) {
-	shard, after, err := parseListPosition(position)
-	if err != nil {
-		return nil, "", err
-	}
-	limit = max(1, limit)
-	var out []broker.Connection
-	for shard < shards {
-		first := shard
-		var queries []IndexQuery
-		for n := first; n < min(shards, first+shardsPerTrip); n++ {
-			queries = append(queries, IndexQuery{
-				Index: tenantKey(byte(n), tenant), Records: connectionPrefix(byte(n)), Extra: issuedPrefix(byte(n)), After: after, Limit: limit + 1,
-			})
-			after = ""
-		}
-		found, err := readPatiently(ctx, func(ctx context.Context) ([][]Indexed, error) { return s.cfg.Backend.Indexed(ctx, queries) })
-		if err != nil {
-			return nil, "", err
-		}
-		for i, items := range found {
-			for _, item := range items {
-				conn, ok := s.listed(ctx, tenant, filter, item)
-				if !ok {
-					continue
-				}
-				if len(out) == limit {
-					return out, out[limit-1].ID, nil
-				}
-				out = append(out, conn)
-			}
-			if len(items) > limit { // this shard has more, and the page has room
-				shard, after = first+i, items[limit].Member
-				break
-			}
-			shard, after = first+i+1, ""
-		}
-	}
-	return out, "", nil
-}
-
-func (s *Store) listed(ctx context.Context, tenant string, filter broker.ConnectionFilter, item Indexed) (broker.Connection, bool) {
-	conn, err := s.openConnection(tenant, item.Member, item.Record, item.Extra)
-	if err != nil {
-		if !errors.Is(err, broker.ErrNotFound) {
-			s.cfg.Log.WarnContext(ctx, "connection left out of a listing", "connection", item.Member, "error", err)
-		}
-		return broker.Connection{}, false
-	}
-	return conn, (filter.Connector == "" || conn.Connector == filter.Connector) && (filter.Status == "" || conn.Status == filter.Status)
-}
-
-// parseListPosition: a position is the id of the last connection of the page before, which says the shard too.
-func parseListPosition(position string) (shard int, after string, err error) {
-	if position == "" {
-		return 0, "", nil
-	}
-	b, err := shardOf(position)
-	if err != nil {
-		return 0, "", fmt.Errorf("position is not one of ours: %w", broker.ErrNotFound)
-	}
-	return int(b), position, nil
-}
-
 // Release implements broker.Connections. One round trip if this process read the record before (it did, to get conn).
 func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey string, entry broker.Entry) (broker.Secret, error) {
 	info, ok := conn.Token(tokenKey)
@@ -206,7 +179,7 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey st
 			}
 		}
 		// Opened before anything is recorded: what does not open leaves no token.issued behind.
-		token, err := s.seals.open([]byte(sealed), accessPlace(conn.Tenant, conn.ID, info))
+		token, err := s.openAccess(conn.Tenant, conn.ID, info, []byte(sealed))
 		if err != nil && ok && attempt == 0 {
 			continue // remembered from before a failover: the generation was made once more since, with another token
 		}
@@ -216,10 +189,11 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey st
 		step := Step{
 			Checks: []Check{
 				{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: conn.Tenant},
-				{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: connectionFormat},
+				{Key: key, Field: fieldFormat, Kind: CheckAtMost, Value: connectionFormat},
 				{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(conn.Generation, 10)},
 				{Key: key, Field: fieldStatus, Kind: CheckEqual, Value: string(broker.ConnectionActive)},
 				{Key: key, Field: fieldAccess + tokenKey, Kind: CheckEqual, Value: sealed},
+				switchCheck(shard, conn.Switches),
 			},
 			// In a key of its own: what changes with every use must never share a write with credentials.
 			Writes: []Write{{Kind: WriteHashSet, Key: issuedKey(shard, conn.ID), Args: []string{fieldIssued, strconv.FormatInt(millis(s.cfg.Now()), 10)}}},
@@ -229,14 +203,14 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey st
 			return broker.Secret{}, fmt.Errorf("release token: %w", err)
 		}
 		if r.Verdict != VerdictRefused {
-			return broker.NewSecret(string(token)), nil
+			return token, nil
 		}
 		switch r.Refused {
 		case 0:
 			return broker.Secret{}, fmt.Errorf("release token: %w", broker.ErrNotFound)
 		case 1:
 			return broker.Secret{}, fmt.Errorf("release token: %w", broker.ErrNewerFormat)
-		case 2, 3:
+		case 2, 3, 5: // 5: a switch was thrown
 			return broker.Secret{}, fmt.Errorf("release token: %w", broker.ErrConflict)
 		}
 		if attempt > 0 {
@@ -268,5 +242,5 @@ func (s *Store) connectionIndexes(shard byte, conn broker.Connection) []Write {
 	return append([]Write{
 		{Kind: WriteSortedAdd, Key: subjectKey(shard, s.subjectTag(conn.Tenant, conn.Subject)), Args: []string{"0", conn.ID}},
 		{Kind: WriteSortedAdd, Key: tenantKey(shard, conn.Tenant), Args: []string{"0", conn.ID}},
-	}, scheduleWrites(shard, conn)...)
+	}, s.followWrites(shard, conn)...)
 }

@@ -294,7 +294,7 @@ func (s *Store) CompleteConsent(ctx context.Context, consent broker.Consent, con
 	} else {
 		checks = append(checks,
 			Check{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: conn.Tenant},
-			Check{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: connectionFormat},
+			Check{Key: key, Field: fieldFormat, Kind: CheckAtMost, Value: connectionFormat},
 			Check{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(conn.Generation, 10)})
 		if grant.RefreshToken.IsZero() && conn.Renewable {
 			if keepRefresh, epoch, err = s.mayKeepRefresh(ctx, conn); err != nil {
@@ -366,7 +366,7 @@ func (s *Store) CompleteConsent(ctx context.Context, consent broker.Consent, con
 	// The consent first: while it is not finished its code might be redeemed again, which can end the grant (RFC 6749
 	// section 4.1.2).
 	s.rememberIfRead(ctx, s.writtenConsent(shard, consent, id, consentWrites, 1, nil), r)
-	s.rememberIfRead(ctx, s.writtenConnection(shard, next, id, entries, append(leaves, scheduleWrites(shard, next)...)...), r)
+	s.rememberIfRead(ctx, s.writtenConnection(shard, next, id, entries, append(leaves, s.followWrites(shard, next)...)...), r)
 	if s.cfg.Confirm {
 		s.confirm(ctx, next)
 	}

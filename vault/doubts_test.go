@@ -67,7 +67,7 @@ func newOutage(t *testing.T) *outage {
 		t.Fatal(err)
 	}
 	store := &ledger{heads: make(map[string]string)}
-	o := &outage{t: t, store: store, name: trailName{tenant: "acme"}, chains: &chains{
+	o := &outage{t: t, store: store, name: trailName{tenant: "acme"}, chains: &chains{now: time.Now,
 		backend: store, seals: &sealer{keyset: keyset, now: time.Now}, random: rand.Reader, ioTime: time.Second, streams: make(map[trailName]*chain),
 	}}
 	if err := o.append(t.Context(), "before"); err != nil {
@@ -140,7 +140,7 @@ func (o *outage) whole(entries int) {
 		if err != nil {
 			o.t.Fatal(err)
 		}
-		payload, err := o.chains.seals.open([]byte(e.Body), o.name.bodyPlace(e.Meta))
+		payload, err := o.chains.seals.openBody(o.name, e)
 		if err != nil {
 			o.t.Fatal(err)
 		}

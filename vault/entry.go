@@ -92,14 +92,31 @@ func (n trailName) compare(other trailName) int {
 	return cmp.Or(cmp.Compare(n.shard, other.shard), strings.Compare(n.tenant, other.tenant))
 }
 
-// bodyPlace pins the sealed part to its stream and to everything that is in clear beside it.
-func (n trailName) bodyPlace(meta string) []byte {
-	return place("audit", n.tenant, hex.EncodeToString([]byte{n.shard}), "body", "1", meta)
+// bodyPlace pins the sealed part to its stream and to everything that is in clear beside it. form is "1" for JSON.
+func (n trailName) bodyPlace(form, meta string) []byte {
+	return place("audit", n.tenant, hex.EncodeToString([]byte{n.shard}), "body", form, meta)
+}
+
+// sealBody seals an entry's payload. A byte before the seal marks the second form, which the seal names.
+func (s *sealer) sealBody(n trailName, payload []byte, meta string) (string, error) {
+	if len(payload) == 0 || payload[0] != entryBinary {
+		return s.seal(payload, n.bodyPlace("1", meta))
+	}
+	body, err := s.seal(payload, n.bodyPlace("2", meta))
+	return string([]byte{entryBinary}) + body, err
+}
+
+// openBody is sealBody backwards.
+func (s *sealer) openBody(n trailName, e TrailEntry) ([]byte, error) {
+	if len(e.Body) == 0 || e.Body[0] != entryBinary {
+		return s.open([]byte(e.Body), n.bodyPlace("1", e.Meta))
+	}
+	return s.open([]byte(e.Body[1:]), n.bodyPlace("2", e.Meta))
 }
 
 // draft is an entry on its way into a chain.
 type draft struct {
-	payload   []byte // the encoded storedEntry
+	payload   []byte // the sealed part, of whichever form
 	time      int64
 	kind      string
 	connector string
@@ -113,20 +130,40 @@ func (s *Store) drafts(tenant string, entries []broker.Entry) ([]draft, error) {
 		if e.Tenant != tenant {
 			return nil, fmt.Errorf("append %s: the entry is of another tenant than the record", e.Type)
 		}
-		payload, err := json.Marshal(storeEntry(e))
+		payload, err := s.payload(&entries[i])
 		if err != nil {
-			return nil, fmt.Errorf("encode entry: %w", err)
+			return nil, err
 		}
 		out[i] = draft{payload: payload, time: millis(e.Time), kind: string(e.Type), connector: e.Connector, tag: s.auditTag(tenant, e.Subject)}
 	}
 	return out, nil
 }
 
+// payload is what of the entry is sealed.
+func (s *Store) payload(e *broker.Entry) ([]byte, error) {
+	if s.compact() {
+		return appendEntry(make([]byte, 0, 512), e), nil
+	}
+	payload, err := json.Marshal(storeEntry(*e))
+	if err != nil {
+		return nil, fmt.Errorf("encode entry: %w", err)
+	}
+	return payload, nil
+}
+
 // openEntry opens the sealed part.
 func (s *Store) openEntry(name trailName, e TrailEntry) (payload []byte, entry storedEntry, err error) {
-	payload, err = s.seals.open([]byte(e.Body), name.bodyPlace(e.Meta))
+	payload, err = s.seals.openBody(name, e)
 	if err != nil {
 		return nil, storedEntry{}, fmt.Errorf("audit entry: %w", err)
+	}
+	if e.Body[0] == entryBinary {
+		clear, _, err := parseMeta(e.Meta)
+		entry, ok := parseEntry(payload, name.tenant, clear)
+		if err != nil || !ok {
+			return nil, storedEntry{}, fmt.Errorf("audit entry: sealed part: %w", broker.ErrIntegrity)
+		}
+		return payload, entry, nil
 	}
 	if err := json.Unmarshal(payload, &entry); err != nil {
 		return nil, storedEntry{}, fmt.Errorf("audit entry: sealed part: %w", broker.ErrIntegrity)

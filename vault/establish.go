@@ -53,6 +53,6 @@ func (s *Store) Establish(ctx context.Context, conn broker.Connection, once stri
 	if r.Verdict == VerdictRefused {
 		return broker.Connection{}, fmt.Errorf("establish connection: %w", broker.ErrConflict)
 	}
-	s.rememberIfRead(ctx, s.writtenConnection(shard, next, id, nil, scheduleWrites(shard, next)...), r)
+	s.rememberIfRead(ctx, s.writtenConnection(shard, next, id, nil, s.followWrites(shard, next)...), r)
 	return next, nil
 }

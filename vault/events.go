@@ -20,6 +20,11 @@ const (
 	spoolSlack = 24 * time.Hour
 	// scanBudget bounds how many entries one page looks at, so that a rare filter ends a page early instead of late.
 	scanBudget = 20000
+	// eventsSlack is how many entries more of each stream are read for a page than it needs on average: with three, hardly a page
+	// of hundreds of streams has to ask again.
+	eventsSlack = 3
+	// eventsChunk is the most entries of a stream that are read at once, and eventsHeld about the most of all.
+	eventsChunk, eventsHeld = 512, 1 << 13
 	// clockPatience bounds for how many milliseconds a reader waits for the clocks of a cluster to pass one another.
 	clockPatience = 100
 )
@@ -77,10 +82,7 @@ func (s *Store) Events(ctx context.Context, tenant string, filter broker.EventFi
 	if err != nil {
 		return nil, "", err
 	}
-	m := &eventMerge{store: s, tenant: tenant, filter: filter, to: to, chunk: 2*limit/len(sources) + 8}
-	if filter.Subject != "" {
-		m.tag = s.auditTag(tenant, filter.Subject)
-	}
+	m := &eventMerge{selection: s.selection(tenant, filter), to: to, chunk: limit/len(sources) + eventsSlack}
 	start := "-"
 	if !filter.Since.IsZero() {
 		start = strconv.FormatInt(max(0, filter.Since.Add(-timeSlack).UnixMilli()), 10)
@@ -133,26 +135,28 @@ func (s *Store) Events(ctx context.Context, tenant string, filter broker.EventFi
 	}
 }
 
+// eventShards are the shards in which the filter's events are; one: it is about a subject or a connection.
+func (s *Store) eventShards(tenant string, filter broker.EventFilter) (of []byte, one bool) {
+	if filter.Subject != "" {
+		return []byte{s.Shard(tenant, filter.Subject)}, true
+	}
+	if shard, ok := broker.ShardOfID(filter.Connection); ok {
+		return []byte{shard}, true
+	}
+	for i := range shards {
+		of = append(of, byte(i))
+	}
+	return of, false
+}
+
 // eventSources are the shards to read and the stream id to read to.
 func (s *Store) eventSources(ctx context.Context, tenant string, filter broker.EventFilter) (sources []byte, to string, err error) {
 	end := uint64(math.MaxUint64)
 	if !filter.Until.IsZero() {
 		end = uint64(max(0, filter.Until.Add(spoolSlack).UnixMilli()))
 	}
-	switch {
-	case filter.Subject != "":
-		sources = []byte{s.Shard(tenant, filter.Subject)}
-	case filter.Connection != "":
-		shard, ok := broker.ShardOfID(filter.Connection)
-		if ok {
-			sources = []byte{shard}
-			break
-		}
-		fallthrough
-	default:
-		for i := range shards {
-			sources = append(sources, byte(i))
-		}
+	sources, one := s.eventShards(tenant, filter)
+	if !one {
 		// Ids of one stream only grow, so one stream can be read to its end. Of several, one may get an entry in a
 		// millisecond that was already read in another: a reader who goes on from there would never see it. So read
 		// up to the present moment, and not before that is over on every node.
@@ -198,17 +202,15 @@ type eventSource struct {
 
 // eventMerge merges the streams of a tenant.
 type eventMerge struct {
-	store   *Store
-	tenant  string
-	filter  broker.EventFilter
-	tag     string
+	selection
 	to      string
 	chunk   int
+	taken   int // entries since more was read of all
 	sources []*eventSource
 	heap    eventHeap
 }
 
-// fill reads more of these sources, in one round trip, and puts those that have something on the heap.
+// fill reads more of these sources, in one round trip, and puts those that had nothing and have something now on the heap.
 func (m *eventMerge) fill(ctx context.Context, sources []*eventSource) error {
 	var queries []StreamQuery
 	for _, src := range sources {
@@ -219,13 +221,39 @@ func (m *eventMerge) fill(ctx context.Context, sources []*eventSource) error {
 		return err
 	}
 	for i, src := range sources {
-		src.entries, src.ended = found[i], len(found[i]) < m.chunk
+		waiting := len(src.entries) > 0
+		src.entries, src.ended = append(src.entries, found[i]...), len(found[i]) < m.chunk
+		if n := len(found[i]); n > 0 {
+			src.from = "(" + found[i][n-1].ID
+		}
+		if waiting {
+			continue // on the heap already
+		}
 		if err := m.push(src); err != nil {
 			return err
 		}
 	}
-	m.chunk = min(2*m.chunk, 512)
 	return nil
+}
+
+// refill reads more behind a source that has nothing left: of it alone, or, where the filter passes few, more and of all that are low.
+func (m *eventMerge) refill(ctx context.Context, src *eventSource) error {
+	if m.taken < len(m.sources) {
+		return m.fill(ctx, []*eventSource{src})
+	}
+	m.taken, m.chunk = 0, max(m.chunk, min(2*m.chunk, eventsChunk, eventsHeld/len(m.sources)))
+	return m.fill(ctx, m.low())
+}
+
+// low are the sources that may have more in the store and have little left here: they are read together, or a filter that passes
+// few would cost a round trip for each of them.
+func (m *eventMerge) low() (sources []*eventSource) {
+	for _, src := range m.sources {
+		if !src.ended && len(src.entries) < max(1, m.chunk/2) {
+			sources = append(sources, src)
+		}
+	}
+	return sources
 }
 
 func (m *eventMerge) push(src *eventSource) error {
@@ -236,7 +264,7 @@ func (m *eventMerge) push(src *eventSource) error {
 	if err != nil {
 		return fmt.Errorf("read audit trail: %w", err)
 	}
-	src.id, src.from = id, "("+src.entries[len(src.entries)-1].ID
+	src.id = id
 	heap.Push(&m.heap, src)
 	return nil
 }
@@ -248,30 +276,48 @@ func (m *eventMerge) next(ctx context.Context) (*eventSource, StreamEntry, error
 	}
 	src := heap.Pop(&m.heap).(*eventSource)
 	entry := src.entries[0]
+	m.taken++
 	src.entries = src.entries[1:]
 	if len(src.entries) > 0 || src.ended {
 		return src, entry, m.push(src)
 	}
-	return src, entry, m.fill(ctx, []*eventSource{src})
+	return src, entry, m.refill(ctx, src)
+}
+
+// selection is which events a reader wants.
+type selection struct {
+	store  *Store
+	filter broker.EventFilter
+	tag    string // of the subject, "": of any
+}
+
+func (s *Store) selection(tenant string, f broker.EventFilter) selection {
+	sel := selection{store: s, filter: f}
+	if f.Subject != "" {
+		sel.tag = s.auditTag(tenant, f.Subject)
+	}
+	return sel
 }
 
 // matching returns the entry's events, nil in the place of those that the filter leaves out.
-func (m *eventMerge) matching(name trailName, e StreamEntry) ([]*broker.Event, error) {
+func (s selection) matching(name trailName, e StreamEntry) ([]*broker.Event, error) {
 	clear, _, err := parseMeta(e.Meta)
 	if err != nil {
 		return nil, err
 	}
-	f := m.filter
+	f := s.filter
 	at := fromMillis(clear.time)
-	if f.Subject != "" && clear.tag != m.tag || f.Type != "" && clear.kind != string(f.Type) || f.Connector != "" && clear.connector != f.Connector ||
+	if f.Subject != "" && clear.tag != s.tag || f.Type != "" && clear.kind != string(f.Type) || f.Connector != "" && clear.connector != f.Connector ||
 		!f.Since.IsZero() && at.Before(f.Since) || !f.Until.IsZero() && !at.Before(f.Until) {
 		return nil, nil
 	}
-	_, entry, err := m.store.openEntry(name, e.TrailEntry)
+	_, entry, err := s.store.openEntry(name, e.TrailEntry)
 	if err != nil {
 		return nil, err
 	}
-	if f.Subject != "" && entry.Subject != f.Subject || f.Connection != "" && entry.Connection != f.Connection {
+	if f.Subject != "" && entry.Subject != f.Subject || f.Connection != "" && entry.Connection != f.Connection ||
+		f.Client != "" && entry.Client != f.Client || f.Agent != "" && entry.Actor.Agent != f.Agent || f.Run != "" && entry.Actor.Run != f.Run ||
+		f.Outcome != "" && entry.Outcome != f.Outcome {
 		return nil, nil
 	}
 	events := entry.events()

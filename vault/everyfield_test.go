@@ -39,6 +39,10 @@ func fill(v reflect.Value, n *int) {
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem(), n)
 	case reflect.Map:
+		if v.Type() == reflect.TypeFor[map[string]int64]() {
+			v.Set(reflect.ValueOf(map[string]int64{fmt.Sprintf("key-%d", *n): int64(*n)}))
+			return
+		}
 		v.Set(reflect.ValueOf(map[string]string{fmt.Sprintf("key-%d", *n): "value"}))
 	case reflect.Slice:
 		one := reflect.New(v.Type().Elem()).Elem()

@@ -59,6 +59,7 @@ func same(t *testing.T, what string, got, want any) {
 
 func TestConnectionForm(t *testing.T) {
 	conn := filled[broker.Connection]()
+	conn.Switches = "" // it comes with the read and is not stored
 	priv := privateOf(conn)
 	h := headerOf(conn)
 	h.Status, h.RefreshEpoch = "status", 7 // of the record, not of the connection
@@ -85,10 +86,29 @@ func TestPortalForm(t *testing.T) {
 	same(t, "visit", storePortal(portal).portal(portal.Version), portal)
 }
 
+func TestSignInForm(t *testing.T) {
+	run := filled[broker.OperatorRun]()
+	golden(t, "sign-in", encoded(t, storeSignIn(run)))
+	same(t, "sign-in", storeSignIn(run).run(), run)
+}
+
 func TestConnectorForm(t *testing.T) {
 	connector := filled[broker.TenantConnector]()
 	golden(t, "connector", encoded(t, storeConnector(connector)))
 	same(t, "connector", storeConnector(connector).connector(connector.Version), connector)
+}
+
+func TestJobForm(t *testing.T) {
+	job := filled[broker.Job]()
+	job.Claim = "" // it is of the lease, which lies beside
+	golden(t, "job", encoded(t, storeJob(job)))
+	same(t, "job", storeJob(job).job(job.Version), job)
+}
+
+func TestSwitchesForm(t *testing.T) {
+	off := filled[broker.Switch]()
+	golden(t, "switches", encoded(t, storedSwitches{Version: 7, Write: "w", History: []string{"v"}, Off: []storedSwitch{storeSwitch(off)}}))
+	same(t, "switch", storeSwitch(off).off(), off)
 }
 
 func TestGrantForm(t *testing.T) {

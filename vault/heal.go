@@ -52,7 +52,7 @@ func (m *remembered) find(record map[string][]byte, now time.Time) finding {
 	if m.shared != "" && len(record[fieldGeneration]) == 0 && hasHolders(record) {
 		return foundBehind // those who hold it are left, and none of its tokens
 	}
-	if has == 0 || !gone && string(record[fieldFormat]) != m.fields[fieldFormat] {
+	if has == 0 || !gone && !m.comparable(record) {
 		return foundAsWritten // not a record to compare with
 	}
 	if m.consent || m.shared != "" {
@@ -62,6 +62,16 @@ func (m *remembered) find(record map[string][]byte, now time.Time) finding {
 		return foundAsWritten
 	}
 	return m.findConnection(record, has)
+}
+
+// comparable tells that the record is of a form that this program knows. A connection may have changed its form, by an upgrade or by
+// what the store lost; others have one.
+func (m *remembered) comparable(record map[string][]byte) bool {
+	format := string(record[fieldFormat])
+	if m.consent || m.shared != "" {
+		return format == m.fields[fieldFormat]
+	}
+	return checkFormat(format, connectionFormat) == nil
 }
 
 // hasHolders tells that somebody holds the shared grant; a lease alone may be of one that ended.
@@ -308,7 +318,7 @@ func (s *Store) eraseAgain(ctx context.Context, m *remembered, has int64) (done 
 			{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: m.tenant},
 			{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(has, 10)},
 		},
-		Writes: forgetWrites(m.shard, m.tenant, m.id, m.index),
+		Writes: s.forgetWrites(m.shard, m.tenant, m.id, m.index),
 	}, drafts)
 	if err != nil {
 		return false, err
@@ -351,11 +361,11 @@ func (s *Store) rememberedConnection(m *remembered) (broker.Connection, error) {
 	for name, value := range m.fields {
 		record[name] = []byte(value)
 	}
-	conn, err := s.clearConnection(m.tenant, m.id, record, nil)
+	conn, h, err := s.clearRecord(m.tenant, m.id, record, nil)
 	if err != nil {
 		return broker.Connection{}, err
 	}
-	private, _, err := s.openPrivate(m.tenant, m.id, conn.Status, record)
+	private, err := s.openPrivate(m.tenant, m.id, conn.Status, h, record)
 	conn.Subject, conn.Account, conn.SharedGrant = private.Subject, private.Account.account(), private.Shared
 	return conn, err
 }
@@ -366,13 +376,13 @@ func (s *Store) rememberedCommit(m *remembered) (commit, error) {
 	if err != nil {
 		return commit{}, err
 	}
-	token, err := s.seals.open([]byte(m.fields[fieldRefresh]), refreshPlace(m.tenant, m.id, m.epoch))
+	token, err := s.openRefreshToken(m.tenant, m.id, m.epoch, []byte(m.fields[fieldRefresh]))
 	if err != nil {
 		return commit{}, err
 	}
 	return commit{
 		id: m.write, lease: broker.Lease{Tenant: m.tenant, Connection: m.id, Generation: m.epoch - 1}, conn: conn,
-		grant: broker.Grant{RefreshToken: broker.NewSecret(string(token))},
+		grant: broker.Grant{RefreshToken: token},
 	}, nil
 }
 

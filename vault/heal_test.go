@@ -11,7 +11,7 @@ import (
 // fakeRecord is a connection as it is stored, as far as it decides what is lost.
 func fakeRecord(gen int, write, status string, consented, epoch int, token string) map[string][]byte {
 	return map[string][]byte{
-		fieldFormat: []byte(connectionFormat), fieldGeneration: []byte(fmt.Sprint(gen)), fieldWrite: []byte(write), fieldTenant: []byte("t"),
+		fieldFormat: []byte(formatJSON), fieldGeneration: []byte(fmt.Sprint(gen)), fieldWrite: []byte(write), fieldTenant: []byte("t"),
 		fieldStatus: []byte(status), fieldConsented: []byte(fmt.Sprint(consented)), fieldRefresh: []byte(token),
 		fieldHeader: fmt.Appendf(nil, `{"cn":"files","rg":%d}`, epoch), fieldOwner: []byte("o"), fieldDeadline: []byte("1"), fieldFence: []byte("7"),
 	}
@@ -47,7 +47,7 @@ func TestFind(t *testing.T) {
 	grant := &remembered{id: "key", shared: "key"}
 	grant.take(shared("5", "w5"))
 	newer := fakeRecord(3, "w3", active, 2, 3, "rt3")
-	newer[fieldFormat] = []byte("2")
+	newer[fieldFormat] = []byte("3")
 	for _, c := range []struct {
 		name   string
 		m      *remembered

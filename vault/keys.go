@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 
 	"tokenbroker/broker"
 )
@@ -46,12 +47,56 @@ func deadlinesKey(shard byte) string              { return prefix(shard) + "d" }
 func pollsKey(shard byte) string                  { return prefix(shard) + "v" }
 func streamKey(shard byte, tenant string) string  { return prefix(shard) + "a:" + tenant }
 func headsKey(shard byte, tenant string) string   { return prefix(shard) + "h:" + tenant }
-func trailsKey(shard byte) string                 { return prefix(shard) + "t" }
-func connectorPrefix(shard byte) string           { return prefix(shard) + "b:" }
-func connectorKey(shard byte, id string) string   { return connectorPrefix(shard) + id }
-func connectorsKey(shard byte) string             { return prefix(shard) + "q" }
-func portalKey(shard byte, id string) string      { return prefix(shard) + "j:" + id }
-func connectorsMarkKey(shard byte) string         { return prefix(shard) + "m" }
+
+// cutKey says up to where a stream was trimmed (cut.go), trimmedKey up to where a tenant's trail is said to be, in the stream of what
+// concerns no subject; retainClaimKey who trims for now, retainDayKey the first day of which the index may have something.
+func cutKey(shard byte, tenant string) string     { return prefix(shard) + "ac:" + tenant }
+func trimmedKey(shard byte, tenant string) string { return prefix(shard) + "as:" + tenant }
+func retainDayKey() string                        { return prefix(0) + "acd" }
+func retainClaimKey() string                      { return prefix(0) + "ack" }
+
+func trailsKey(shard byte) string               { return prefix(shard) + "t" }
+func connectorPrefix(shard byte) string         { return prefix(shard) + "b:" }
+func connectorKey(shard byte, id string) string { return connectorPrefix(shard) + id }
+func connectorsKey(shard byte) string           { return prefix(shard) + "q" }
+func portalKey(shard byte, id string) string    { return prefix(shard) + "j:" + id }
+func jobPrefix(shard byte) string               { return prefix(shard) + "jb:" }
+func jobKey(shard byte, id string) string       { return jobPrefix(shard) + id }
+func jobsKey(shard byte) string                 { return prefix(shard) + "jb" }
+func jobsDueKey(shard byte) string              { return prefix(shard) + "jbd" }
+func jobOnceKey(shard byte, tag string) string  { return prefix(shard) + "jbo:" + tag }
+func switchesKey(shard byte) string             { return prefix(shard) + "sw" }
+func switchesBodyKey(shard byte) string         { return prefix(shard) + "swb" }
+func switchesHomeKey(shard byte) string         { return prefix(shard) + "swh" }
+func connectorsMarkKey(shard byte) string       { return prefix(shard) + "m" }
+
+// The connection index (index.go): what is to be looked at in a shard and who does, and by the shard of a class its members and
+// what it is of.
+func indexDueKey(shard byte) string          { return prefix(shard) + "ci:d" }
+func indexClaimKey(shard byte) string        { return prefix(shard) + "ci:k" }
+func classesKey(shard byte) string           { return prefix(shard) + "ci:c" }
+func classKey(shard byte, set string) string { return prefix(shard) + "y:" + set }
+
+// indexWalkKey says how far the slow check of the index has come.
+func indexWalkKey() string { return prefix(0) + "ci:w" }
+
+// What the dashboard shows: counts by tenant, grain and beginning (in s), who wrote them last, and what replicas say.
+func countKey(shard byte, tenant, grain string, start int64) string {
+	return prefix(shard) + "st:" + grain + strconv.FormatInt(start, 10) + ":" + tenant
+}
+func countMarkKey(shard byte, tenant, writer string) string {
+	return prefix(shard) + "st:w" + writer + ":" + tenant
+}
+func replicaKey(shard byte, id string) string { return prefix(shard) + "rp:" + id }
+func replicasKey(shard byte) string           { return prefix(shard) + "rp" }
+
+// The posting index (postings.go): how far each stream is in it, who brings a shard's streams into it, and its lists, by the
+// day. The slot of a list is given by the hash of what it is a list of.
+func postingsMarkKey(shard byte, tenant string) string { return prefix(shard) + "ax:m:" + tenant }
+func postingsClaimKey(shard byte) string               { return prefix(shard) + "ax:k" }
+func postingsKey(shard byte, day int64, rest string) string {
+	return prefix(shard) + "ax:" + strconv.FormatInt(day, 36) + rest
+}
 
 // Of what belongs to no subject the name is hashed; the hash's first byte is the shard.
 func grantKey(hash []byte) string      { return hashedKey(hash, "g:") }
@@ -78,14 +123,18 @@ func parseTrailKey(key string) (trailName, bool) {
 	return name, key == streamKey(name.shard, name.tenant) || key == headsKey(name.shard, name.tenant)
 }
 
-func sessionKey(token broker.Secret) (key, digest string) {
-	digest = token.Digest()
+func sessionKey(token broker.Secret) (key, digest string) { return digestKey(token, "w:") }
+func signInKey(state broker.Secret) (key, digest string)  { return digestKey(state, "wi:") }
+func operatorEpochKey(hash []byte) string                 { return hashedKey(hash, "we:") }
+
+func digestKey(secret broker.Secret, kind string) (key, digest string) {
+	digest = secret.Digest()
 	// The digest is uniform, so its first byte spreads sessions over the shards as well as any other.
 	var shard byte
 	if raw, err := base64.RawURLEncoding.DecodeString(digest[:min(2, len(digest))]); err == nil && len(raw) == 1 {
 		shard = raw[0]
 	}
-	return prefix(shard) + "w:" + digest, digest
+	return prefix(shard) + kind + digest, digest
 }
 
 // joined puts parts behind their lengths, so that no two lists of parts give the same bytes (threats.md, row 33).
@@ -94,12 +143,15 @@ func joined(parts ...string) []byte {
 	for _, p := range parts {
 		n += 4 + len(p)
 	}
-	out := make([]byte, 0, n)
+	return appendJoined(make([]byte, 0, n), parts...)
+}
+
+func appendJoined(to []byte, parts ...string) []byte {
 	for _, p := range parts {
-		out = binary.BigEndian.AppendUint32(out, uint32(len(p)))
-		out = append(out, p...)
+		to = binary.BigEndian.AppendUint32(to, uint32(len(p)))
+		to = append(to, p...)
 	}
-	return out
+	return to
 }
 
 // Shard implements broker.Placement: a keyed hash, so that it tells nothing about the subject.

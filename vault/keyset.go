@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -27,6 +30,9 @@ type keysetFile struct {
 	KeysetInfo      json.RawMessage `json:"keysetInfo,omitempty"`
 	Index           json.RawMessage `json:"index,omitempty"`
 	Keys            json.RawMessage `json:"key,omitempty"` // only in a clear keyset, which is refused
+	// Created is when each key for sealing was made, by its id in decimal: for people to read, nothing depends on it. A file of an
+	// earlier version has none, and one that such a version rotated loses it.
+	Created map[string]time.Time `json:"created,omitempty"`
 }
 
 // KeyInfo describes a key of a keyset without its material.
@@ -34,19 +40,21 @@ type KeyInfo struct {
 	ID      uint32 `json:"id"`
 	Status  string `json:"status"` // enabled, disabled, destroyed
 	Primary bool   `json:"primary"`
+	// Created is when the key was made; zero: before this was kept.
+	Created time.Time `json:"created,omitzero"`
 }
 
 // CreateKeyset makes a keyset with one key for sealing and the index key, wrapped by the KEK.
-func CreateKeyset(kek KEK) ([]byte, error) {
+func CreateKeyset(kek KEK, now time.Time) ([]byte, error) {
 	seals, index, err := newHandles()
 	if err != nil {
 		return nil, err
 	}
-	return wrapKeyset(seals, index, kek)
+	return wrapKeyset(seals, index, kek, createdAt{}.with(primaryID(seals), now))
 }
 
 // RotateKeyset adds a key and makes it primary. Old keys still open what they sealed.
-func RotateKeyset(file []byte, kek KEK) ([]byte, error) {
+func RotateKeyset(file []byte, kek KEK, now time.Time) ([]byte, error) {
 	seals, index, err := unwrapKeyset(file, kek)
 	if err != nil {
 		return nil, err
@@ -62,7 +70,34 @@ func RotateKeyset(file []byte, kek KEK) ([]byte, error) {
 	if seals, err = manager.Handle(); err != nil {
 		return nil, fmt.Errorf("add key: %w", err)
 	}
-	return wrapKeyset(seals, index, kek)
+	return wrapKeyset(seals, index, kek, readCreated(file).with(id, now))
+}
+
+// createdAt is keysetFile.Created.
+type createdAt map[string]time.Time
+
+// readCreated reads it from a file that was read before.
+func readCreated(content []byte) createdAt {
+	var file struct {
+		Created createdAt `json:"created"`
+	}
+	if json.Unmarshal(content, &file) != nil || file.Created == nil {
+		return createdAt{} // a date that can't be read must not keep the keys from being used
+	}
+	return file.Created
+}
+
+func (c createdAt) with(id uint32, at time.Time) createdAt {
+	c[strconv.FormatUint(uint64(id), 10)] = at.UTC().Truncate(time.Second)
+	return c
+}
+
+func primaryID(h *keyset.Handle) uint32 {
+	entry, err := h.Primary()
+	if err != nil {
+		return 0
+	}
+	return entry.KeyID()
 }
 
 // ListKeyset describes the sealing keys, oldest first.
@@ -71,6 +106,10 @@ func ListKeyset(file []byte, kek KEK) ([]KeyInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	return describe(seals, readCreated(file))
+}
+
+func describe(seals *keyset.Handle, created createdAt) ([]KeyInfo, error) {
 	var keys []KeyInfo
 	for i := range seals.Len() {
 		entry, err := seals.Entry(i)
@@ -84,7 +123,7 @@ func ListKeyset(file []byte, kek KEK) ([]KeyInfo, error) {
 		case keyset.Destroyed:
 			status = "destroyed"
 		}
-		keys = append(keys, KeyInfo{ID: entry.KeyID(), Status: status, Primary: entry.IsPrimary()})
+		keys = append(keys, KeyInfo{ID: entry.KeyID(), Status: status, Primary: entry.IsPrimary(), Created: created[strconv.FormatUint(uint64(entry.KeyID()), 10)]})
 	}
 	return keys, nil
 }
@@ -98,8 +137,14 @@ type Keyset struct {
 type primitives struct {
 	seals tink.AEAD
 	ids   map[uint32]bool // keys that can open
-	index *prf.Set
+	index *keyedHash
+	// primary is the key that seals.
+	primary uint32
+	infos   []KeyInfo
 }
+
+// Keys describes the keys that are in use now, oldest first.
+func (k *Keyset) Keys() []KeyInfo { return slices.Clone(k.current.Load().infos) }
 
 // OpenKeyset opens a keyset file's content. It refuses one whose keys are in clear.
 func OpenKeyset(file []byte, kek KEK) (*Keyset, error) {
@@ -118,7 +163,7 @@ func NewEphemeralKeyset() (*Keyset, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := makePrimitives(seals, index)
+	p, err := makePrimitives(seals, index, createdAt{})
 	if err != nil {
 		return nil, err
 	}
@@ -136,15 +181,8 @@ func (k *Keyset) Reload(file []byte) error {
 	if err != nil {
 		return err
 	}
-	probe := []byte("tokenbroker/keyset/probe")
-	was, err := k.current.Load().index.ComputePrimaryPRF(probe, 32)
-	if err != nil {
-		return fmt.Errorf("compare index keys: %w", err)
-	}
-	is, err := fresh.index.ComputePrimaryPRF(probe, 32)
-	if err != nil {
-		return fmt.Errorf("compare index keys: %w", err)
-	}
+	const probe = "tokenbroker/keyset/probe"
+	was, is := k.current.Load().index.sum(nil, 32, probe), fresh.index.sum(nil, 32, probe)
 	if subtle.ConstantTimeCompare(was, is) != 1 {
 		return errors.New("reload keyset: this is another keyset, its index key differs: no record would be found with it")
 	}
@@ -162,7 +200,7 @@ func newHandles() (seals, index *keyset.Handle, err error) {
 	return seals, index, nil
 }
 
-func wrapKeyset(seals, index *keyset.Handle, kek KEK) ([]byte, error) {
+func wrapKeyset(seals, index *keyset.Handle, kek KEK, created createdAt) ([]byte, error) {
 	wrapped, err := wrapHandle(seals, kek, sealsAD)
 	if err != nil {
 		return nil, err
@@ -174,6 +212,7 @@ func wrapKeyset(seals, index *keyset.Handle, kek KEK) ([]byte, error) {
 	if file.Index, err = wrapHandle(index, kek, indexAD); err != nil {
 		return nil, err
 	}
+	file.Created = created
 	out, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("write keyset: %w", err)
@@ -190,7 +229,10 @@ func wrapHandle(h *keyset.Handle, kek KEK, ad []byte) ([]byte, error) {
 }
 
 func unwrapKeyset(content []byte, kek KEK) (seals, index *keyset.Handle, err error) {
-	var file keysetFile
+	var file struct {
+		keysetFile
+		Created json.RawMessage `json:"created"` // readCreated
+	}
 	if err := json.Unmarshal(content, &file); err != nil {
 		return nil, nil, errors.New("keyset file is not JSON: make one with `tokenbroker keyset create`")
 	}
@@ -226,17 +268,20 @@ func openPrimitives(file []byte, kek KEK) (*primitives, error) {
 	if err != nil {
 		return nil, err
 	}
-	return makePrimitives(seals, index)
+	return makePrimitives(seals, index, readCreated(file))
 }
 
-func makePrimitives(seals, index *keyset.Handle) (*primitives, error) {
+func makePrimitives(seals, index *keyset.Handle, created createdAt) (*primitives, error) {
 	p := &primitives{ids: make(map[uint32]bool)}
 	var err error
+	if p.infos, err = describe(seals, created); err != nil {
+		return nil, err
+	}
 	if p.seals, err = aead.New(seals); err != nil {
 		return nil, fmt.Errorf("open keyset: %w", err)
 	}
-	if p.index, err = prf.NewPRFSet(index); err != nil {
-		return nil, fmt.Errorf("open index keyset: %w", err)
+	if p.index, err = newKeyedHash(index); err != nil {
+		return nil, err
 	}
 	for i := range seals.Len() {
 		entry, err := seals.Entry(i)
@@ -244,6 +289,9 @@ func makePrimitives(seals, index *keyset.Handle) (*primitives, error) {
 			return nil, fmt.Errorf("open keyset: %w", err)
 		}
 		p.ids[entry.KeyID()] = entry.KeyStatus() == keyset.Enabled
+		if entry.IsPrimary() {
+			p.primary = entry.KeyID()
+		}
 	}
 	return p, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -24,12 +25,13 @@ func testKEK(t *testing.T, b byte) KEK {
 
 func TestKeysetLife(t *testing.T) {
 	kek := testKEK(t, 1)
-	first, err := CreateKeyset(kek)
+	made, rotated := time.Date(2026, 3, 1, 10, 0, 0, 5, time.UTC), time.Date(2026, 6, 1, 10, 0, 0, 0, time.UTC)
+	first, err := CreateKeyset(kek, made)
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys, err := ListKeyset(first, kek)
-	if err != nil || len(keys) != 1 || !keys[0].Primary || keys[0].Status != "enabled" {
+	if err != nil || len(keys) != 1 || !keys[0].Primary || keys[0].Status != "enabled" || !keys[0].Created.Equal(made.Truncate(time.Second)) {
 		t.Fatalf("new keyset: %+v, %v", keys, err)
 	}
 	opened, err := OpenKeyset(first, kek)
@@ -41,13 +43,24 @@ func TestKeysetLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := RotateKeyset(first, kek)
+	second, err := RotateKeyset(first, kek, rotated)
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys, err = ListKeyset(second, kek)
-	if err != nil || len(keys) != 2 || keys[0].Primary || !keys[1].Primary {
+	if err != nil || len(keys) != 2 || keys[0].Primary || !keys[1].Primary || !keys[0].Created.Equal(made.Truncate(time.Second)) || !keys[1].Created.Equal(rotated) {
 		t.Fatalf("rotated keyset: %+v, %v", keys, err)
+	}
+	// A file without dates, or with some that can't be read, is as good.
+	for _, member := range []string{`"created": null`, `"created": {"1": "yesterday"}`, `"created": 7`} {
+		dateless := regexp.MustCompile(`(?s)"created": \{.*?\}`).ReplaceAll(second, []byte(member))
+		old, err := OpenKeyset(dateless, kek)
+		if err != nil || len(old.Keys()) != 2 || !old.Keys()[0].Created.IsZero() {
+			t.Errorf("with %s: %v", member, err)
+		}
+		if third, err := RotateKeyset(dateless, kek, rotated); err != nil || !bytes.Contains(third, []byte("2026-06-01")) {
+			t.Errorf("rotated with %s: %v", member, err)
+		}
 	}
 	hash := seals.hash(16, "p", "x")
 	if err := opened.Reload(second); err != nil {
@@ -55,6 +68,9 @@ func TestKeysetLife(t *testing.T) {
 	}
 	if plain, err := seals.open([]byte(sealed), []byte("here")); err != nil || string(plain) != "x" {
 		t.Fatalf("what the old key sealed: %v", err)
+	}
+	if got := opened.Keys(); len(got) != 2 || !got[1].Primary || !got[1].Created.Equal(rotated) {
+		t.Fatalf("keys in use: %+v", got)
 	}
 	if !bytes.Equal(hash, seals.hash(16, "p", "x")) {
 		t.Fatal("key names changed with the rotation")
@@ -76,7 +92,7 @@ func TestKeysetLife(t *testing.T) {
 
 func TestKeysetRefusals(t *testing.T) {
 	kek := testKEK(t, 1)
-	good, err := CreateKeyset(kek)
+	good, err := CreateKeyset(kek, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +116,7 @@ func TestKeysetMembersExchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if file, err := wrapKeyset(index, seals, kek); err == nil {
+	if file, err := wrapKeyset(index, seals, kek, nil); err == nil {
 		if _, err := OpenKeyset(file, kek); err == nil {
 			t.Error("exchanged keysets were opened")
 		}
@@ -177,7 +193,7 @@ func TestKeysetFiles(t *testing.T) {
 
 func TestUnknownKeyReloadsOnceInAWhile(t *testing.T) {
 	kek := testKEK(t, 1)
-	file, err := CreateKeyset(kek)
+	file, err := CreateKeyset(kek, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,7 @@ func (s *Store) BeginRefresh(ctx context.Context, conn broker.Connection, owner 
 			return broker.Lease{}, broker.Secret{}, fmt.Errorf("begin refresh: %w", err)
 		}
 	}
-	return got, broker.NewSecret(string(token)), nil
+	return got, token, nil
 }
 
 // refreshable is the status in which the record may be refreshed: active, or called dead if others hold its grant too.
@@ -133,13 +133,17 @@ func refreshable(conn broker.Connection) broker.ConnectionStatus {
 }
 
 // openRefresh opens the refresh token of a record that is active and at conn's generation.
-func (s *Store) openRefresh(conn broker.Connection, sealed []byte, record map[string][]byte) ([]byte, error) {
-	_, h, err := s.openPrivate(conn.Tenant, conn.ID, refreshable(conn), record)
+func (s *Store) openRefresh(conn broker.Connection, sealed []byte, record map[string][]byte) (broker.Secret, error) {
+	h, ok := readHeader(record)
+	if !ok {
+		return broker.Secret{}, fmt.Errorf("header: %w", broker.ErrIntegrity)
+	}
+	_, err := s.openPrivate(conn.Tenant, conn.ID, refreshable(conn), h, record)
 	if err != nil {
-		return nil, err
+		return broker.Secret{}, err
 	}
 	s.epochs.put(epochKey{id: conn.ID, generation: conn.Generation}, h.RefreshEpoch)
-	return s.seals.open(sealed, refreshPlace(conn.Tenant, conn.ID, h.RefreshEpoch))
+	return s.openRefreshToken(conn.Tenant, conn.ID, h.RefreshEpoch, sealed)
 }
 
 // takeLease returns the lease, what openRefresh needs of the record, and the alternates beside it.
@@ -172,7 +176,7 @@ func (s *Store) takeLease(ctx context.Context, conn broker.Connection, holder st
 		Checks: []Check{
 			{Key: key, Field: fieldOwner, Kind: CheckApplied, Value: try.owner},
 			{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: conn.Tenant},
-			{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: connectionFormat},
+			{Key: key, Field: fieldFormat, Kind: CheckAtMost, Value: connectionFormat},
 			{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(conn.Generation, 10)},
 			{Key: key, Field: fieldStatus, Kind: CheckEqual, Value: string(refreshable(conn))},
 			{Key: key, Field: fieldDeadline, Kind: CheckFree},
@@ -182,7 +186,7 @@ func (s *Store) takeLease(ctx context.Context, conn broker.Connection, holder st
 			{Kind: WriteHashIncrement, Key: key, Args: []string{fieldFence, "1"}},
 			{Kind: WriteDeadline, Key: key, Args: []string{fieldDeadline, strconv.FormatInt(lease.Milliseconds(), 10)}},
 		},
-		Reads: []Read{{Key: key, Fields: []string{fieldFence, fieldRefresh, fieldHeader, fieldPrivate}}, {Key: alternatesKey(shard, conn.ID)}},
+		Reads: []Read{{Key: key, Fields: []string{fieldFence, fieldRefresh, fieldFormat, fieldHeader, fieldPrivate}}, {Key: alternatesKey(shard, conn.ID)}},
 	})
 	if err != nil {
 		return broker.Lease{}, nil, nil, err

@@ -101,7 +101,13 @@ func (m *meta) chain(before link, payload []byte) string {
 }
 
 func linkOf(before link, unlinked, payload []byte) link {
-	return sha256.Sum256(joined("tokenbroker/audit/link", string(before[:]), string(unlinked), string(payload)))
+	const purpose = "tokenbroker/audit/link"
+	var room [1024]byte // mostly enough
+	b := appendJoined(room[:0], purpose)
+	for _, part := range [...][]byte{before[:], unlinked, payload} { // as joined has it
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(part))), part...)
+	}
+	return sha256.Sum256(b)
 }
 
 // parseMeta reads the clear part; unlinked is what the link was made over.

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"container/list"
-	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
@@ -138,10 +137,7 @@ func consentedOf(record map[string][]byte) int64 { return versionOf(record, fiel
 
 // epochOf reads the epoch of the refresh token in the header, which the caller has found genuine or only reads from.
 func epochOf(record map[string][]byte) int64 {
-	var h header
-	if json.Unmarshal(record[fieldHeader], &h) != nil {
-		return 0
-	}
+	h, _ := readHeader(record)
 	return h.RefreshEpoch
 }
 
@@ -276,6 +272,12 @@ func (m *remembered) revocationEntries() []broker.Entry {
 		}
 	}
 	return all
+}
+
+// connector is the id of a connection's connector, "" if it is not known any more.
+func (m *remembered) connector() string {
+	h, _ := parseHeaderOf(m.fields[fieldFormat], m.fields[fieldHeader])
+	return h.Connector
 }
 
 // moved is the same at another generation, by another write: for a record that went on without it.

@@ -43,7 +43,7 @@ func TestRecentKeepsSubjectsWithTheSameTagApart(t *testing.T) {
 		m := meta{writer: "w", seq: uint64(i + 1), time: d.time, kind: d.kind, tag: s.auditTag("acme", "alice")}
 		e := StreamEntry{ID: streamID{ms: uint64(9 - i)}.String()}
 		e.Meta = m.chain(link{}, d.payload)
-		if e.Body, err = s.seals.seal(d.payload, name.bodyPlace(e.Meta)); err != nil {
+		if e.Body, err = s.seals.sealBody(name, d.payload, e.Meta); err != nil {
 			t.Fatal(err)
 		}
 		backend.entries = append(backend.entries, e)

@@ -12,9 +12,9 @@ import (
 
 // The stored form of a connection: one hash.
 //
-//	v     format version           gen   generation        wid  id of the last write
+//	v     form                     gen   generation        wid  id of the last write
 //	t     tenant                   s     status
-//	h     header, JSON in clear: what decides without a key and can't hurt anybody
+//	h     header, in clear: what decides without a key and can't hurt anybody
 //	p     sealed: whose it is. Its seal names the header, so that nobody can change that either
 //	rt    sealed refresh token; its seal names the write that put it there, as the header does
 //	at:K  sealed access token of key K; its seal names its scopes and expiry
@@ -22,9 +22,12 @@ import (
 //	ru    of a revoked connection: what became of the grant upstream, once the secrets are erased
 //	cg    generation that the last consent made: every refresh token after it is of the same account
 //
-// A newer program may write a higher v; such a record is refused and left as it is.
+// Of form 1 header and sealed part are JSON, of form 2 they are as in recordform.go. A newer program may write a higher v; such a
+// record is refused and left as it is.
 const (
-	connectionFormat = "1"
+	formatJSON       = "1"
+	formatBinary     = "2"
+	connectionFormat = formatBinary // the highest that is known
 
 	fieldFormat     = "v"
 	fieldGeneration = "gen"
@@ -182,47 +185,46 @@ func (h header) fill(c *broker.Connection) {
 
 // What the seals of a connection name.
 
-func privatePlace(tenant, id string, header []byte) []byte {
+func privatePlace(format, tenant, id string, header []byte) []byte {
 	sum := sha256.Sum256(header)
-	return place("connection", tenant, id, fieldPrivate, connectionFormat, string(sum[:]))
-}
-
-// refreshPlace pins the write that put the token there (header.RefreshEpoch).
-func refreshPlace(tenant, id string, epoch int64) []byte {
-	return place("connection", tenant, id, fieldRefresh, connectionFormat, strconv.FormatInt(epoch, 10))
+	return place("connection", tenant, id, fieldPrivate, format, string(sum[:]))
 }
 
 // alternatePlace pins the account too: an alternate must never serve the account that replaced its own.
 func alternatePlace(tenant, id, account, until string) []byte {
-	return place("connection", tenant, id, "alternate", connectionFormat, account, until)
-}
-
-// accessPlace pins the scopes and the expiry, so that nobody who can write to the store can widen or prolong a token.
-func accessPlace(tenant, id string, t broker.AccessTokenInfo) []byte {
-	return place("connection", tenant, id, fieldAccess+t.Key, connectionFormat,
-		t.Scopes.String(), strconv.FormatInt(millis(t.ExpiresAt), 10), strconv.FormatBool(t.Never))
+	return place("connection", tenant, id, "alternate", "1", account, until)
 }
 
 // connectionFields makes the fields that every write of a connection sets, at generation gen. epoch is the refresh token's.
 func (s *Store) connectionFields(c broker.Connection, gen, epoch int64, wid string) ([]string, error) {
-	h := headerOf(c)
+	h, p := headerOf(c), privateOf(c)
 	h.Status, h.RefreshEpoch = string(c.Status), epoch
-	head, err := json.Marshal(h)
-	if err != nil {
-		return nil, fmt.Errorf("encode connection: %w", err)
+	format, head, priv := formatBinary, []byte(nil), []byte(nil)
+	if s.compact() {
+		head, priv = h.binary(), p.binary()
+	} else {
+		format = formatJSON
+		var err error
+		if head, err = json.Marshal(h); err != nil {
+			return nil, fmt.Errorf("encode connection: %w", err)
+		}
+		if priv, err = json.Marshal(p); err != nil {
+			return nil, fmt.Errorf("encode connection: %w", err)
+		}
 	}
-	priv, err := json.Marshal(privateOf(c))
-	if err != nil {
-		return nil, fmt.Errorf("encode connection: %w", err)
-	}
-	sealed, err := s.seals.seal(priv, privatePlace(c.Tenant, c.ID, head))
+	sealed, err := s.seals.seal(priv, privatePlace(format, c.Tenant, c.ID, head))
 	if err != nil {
 		return nil, err
 	}
 	return []string{
-		fieldFormat, connectionFormat, fieldGeneration, strconv.FormatInt(gen, 10), fieldWrite, wid,
+		fieldFormat, format, fieldGeneration, strconv.FormatInt(gen, 10), fieldWrite, wid,
 		fieldTenant, c.Tenant, fieldStatus, string(c.Status), fieldHeader, string(head), fieldPrivate, sealed,
 	}, nil
+}
+
+// compact tells whether to write what older programs can't read. One record that is written so is enough: whoever wrote it knew.
+func (s *Store) compact() bool {
+	return s.compactSeen.Load() || s.cfg.Compact == nil || s.cfg.Compact()
 }
 
 // checkFormat refuses what a newer program wrote.
@@ -232,27 +234,22 @@ func checkFormat(have, known string) error {
 	}
 	n, err := strconv.Atoi(have)
 	k, _ := strconv.Atoi(known)
-	if err == nil && n > k {
+	switch {
+	case err == nil && n > k:
 		return broker.ErrNewerFormat
+	case err == nil && n > 0 && strconv.Itoa(n) == have:
+		return nil // an older one
 	}
 	return fmt.Errorf("unknown format of record: %w", broker.ErrIntegrity)
 }
 
 // openConnection reads a record. ErrNotFound when there is none of this tenant, ErrNewerFormat, ErrIntegrity.
 func (s *Store) openConnection(tenant, id string, record, issued map[string][]byte) (broker.Connection, error) {
-	if len(record) == 0 || string(record[fieldTenant]) != tenant {
-		return broker.Connection{}, broker.ErrNotFound
-	}
-	c, err := s.clearConnection(tenant, id, record, issued)
+	c, h, err := s.openRecord(tenant, id, record, issued)
 	if err != nil {
 		return broker.Connection{}, err
 	}
-	p, h, err := s.openPrivate(tenant, id, c.Status, record)
-	if err != nil {
-		return broker.Connection{}, fmt.Errorf("connection: %w", err)
-	}
 	s.epochs.put(epochKey{id: id, generation: c.Generation}, h.RefreshEpoch)
-	p.fill(&c)
 	if c.Status == broker.ConnectionActive {
 		for _, t := range c.Tokens {
 			if sealed := record[fieldAccess+t.Key]; len(sealed) > 0 {
@@ -263,42 +260,74 @@ func (s *Store) openConnection(tenant, id string, record, issued map[string][]by
 	return c, nil
 }
 
-// openPrivate opens the sealed part; the header is genuine then, and so is the status.
-func (s *Store) openPrivate(tenant, id string, status broker.ConnectionStatus, record map[string][]byte) (p private, h header, err error) {
-	plain, err := s.seals.open(record[fieldPrivate], privatePlace(tenant, id, record[fieldHeader]))
-	if err != nil {
-		return p, h, err
+// openRecord is openConnection for who needs nothing of it later.
+func (s *Store) openRecord(tenant, id string, record, issued map[string][]byte) (broker.Connection, header, error) {
+	if len(record) == 0 || string(record[fieldTenant]) != tenant {
+		return broker.Connection{}, header{}, broker.ErrNotFound
 	}
-	if json.Unmarshal(plain, &p) != nil || json.Unmarshal(record[fieldHeader], &h) != nil {
-		return p, h, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
+	c, h, err := s.clearRecord(tenant, id, record, issued)
+	if err != nil {
+		return broker.Connection{}, header{}, err
+	}
+	p, err := s.openPrivate(tenant, id, c.Status, h, record)
+	if err != nil {
+		return broker.Connection{}, header{}, fmt.Errorf("connection: %w", err)
+	}
+	p.fill(&c)
+	return c, h, nil
+}
+
+// openPrivate opens the sealed part; the header, which was read of the record, is genuine then, and so is the status.
+func (s *Store) openPrivate(tenant, id string, status broker.ConnectionStatus, h header, record map[string][]byte) (p private, err error) {
+	format := string(record[fieldFormat])
+	plain, err := s.seals.open(record[fieldPrivate], privatePlace(format, tenant, id, record[fieldHeader]))
+	if err != nil {
+		return p, err
+	}
+	ok := true
+	if format == formatBinary {
+		p, ok = parsePrivate(string(plain), tenant, id)
+	} else {
+		ok = json.Unmarshal(plain, &p) == nil
+	}
+	if !ok {
+		return p, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
 	}
 	if p.ID != id || p.Tenant != tenant {
-		return p, h, fmt.Errorf("another's record: %w", broker.ErrIntegrity)
+		return p, fmt.Errorf("another's record: %w", broker.ErrIntegrity)
 	}
 	// A revocation takes no time to seal, and nobody gains a token by making it up.
 	if status != broker.ConnectionRevoked && string(status) != h.Status {
-		return p, h, fmt.Errorf("status: %w", broker.ErrIntegrity)
+		return p, fmt.Errorf("status: %w", broker.ErrIntegrity)
 	}
-	return p, h, nil
+	return p, nil
 }
 
 // clearConnection reads what is in clear: all that is left of a record whose sealed part does not open.
 func (s *Store) clearConnection(tenant, id string, record, issued map[string][]byte) (broker.Connection, error) {
+	c, _, err := s.clearRecord(tenant, id, record, issued)
+	return c, err
+}
+
+func (s *Store) clearRecord(tenant, id string, record, issued map[string][]byte) (broker.Connection, header, error) {
 	if err := checkFormat(string(record[fieldFormat]), connectionFormat); err != nil {
-		return broker.Connection{}, fmt.Errorf("connection: %w", err)
+		return broker.Connection{}, header{}, fmt.Errorf("connection: %w", err)
 	}
 	gen, err := strconv.ParseInt(string(record[fieldGeneration]), 10, 64)
 	if err != nil {
-		return broker.Connection{}, fmt.Errorf("connection: generation: %w", broker.ErrIntegrity)
+		return broker.Connection{}, header{}, fmt.Errorf("connection: generation: %w", broker.ErrIntegrity)
 	}
-	var h header
-	if err := json.Unmarshal(record[fieldHeader], &h); err != nil {
-		return broker.Connection{}, fmt.Errorf("connection: header: %w", broker.ErrIntegrity)
+	h, ok := readHeader(record)
+	if !ok {
+		return broker.Connection{}, header{}, fmt.Errorf("connection: header: %w", broker.ErrIntegrity)
+	}
+	if string(record[fieldFormat]) == formatBinary && !s.compactSeen.Load() {
+		s.compactSeen.Store(true)
 	}
 	c := broker.Connection{ID: id, Tenant: tenant, Generation: gen, Status: broker.ConnectionStatus(record[fieldStatus])}
 	h.fill(&c)
 	if ms, err := strconv.ParseInt(string(issued[fieldIssued]), 10, 64); err == nil {
 		c.LastIssued = fromMillis(ms)
 	}
-	return c, nil
+	return c, h, nil
 }

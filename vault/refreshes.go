@@ -254,20 +254,20 @@ func (s *Store) leased(ctx context.Context, lease broker.Lease, next broker.Conn
 		Checks: append([]Check{
 			{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: id},
 			{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: lease.Tenant},
-			{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: connectionFormat},
+			{Key: key, Field: fieldFormat, Kind: CheckAtMost, Value: connectionFormat},
 			{Key: key, Field: fieldStatus, Kind: CheckNot, Value: string(broker.ConnectionRevoked)},
 			{Key: key, Field: fieldGeneration, Kind: CheckEqual, Value: strconv.FormatInt(lease.Generation, 10)},
 			fence,
 		}, checks...),
 		Writes: slices.Concat(
-			[]Write{{Kind: WriteHashSet, Key: key, Args: fields}}, scheduleWrites(shard, next), writes,
+			[]Write{{Kind: WriteHashSet, Key: key, Args: fields}}, s.followWrites(shard, next), writes,
 			[]Write{{Kind: WriteHashDelete, Key: key, Args: []string{fieldOwner, fieldDeadline}}},
 		),
 		Reads: []Read{{Key: key}},
 	}
 	r, err := s.trails.do(ctx, trailName{shard: shard, tenant: next.Tenant}, id, step, drafts)
 	if err == nil && r.Verdict != VerdictRefused {
-		err = s.remember(ctx, s.writtenConnection(shard, next, id, entries, scheduleWrites(shard, next)...), r)
+		err = s.remember(ctx, s.writtenConnection(shard, next, id, entries, s.followWrites(shard, next)...), r)
 	}
 	return r, err
 }
@@ -336,14 +336,14 @@ func (s *Store) tokenWrites(conn broker.Connection, tokenKey string, grant broke
 	key := connectionKey(shard, conn.ID)
 	var fields []string
 	if !grant.RefreshToken.IsZero() {
-		sealed, err := s.seals.seal([]byte(grant.RefreshToken.Reveal()), refreshPlace(conn.Tenant, conn.ID, conn.Generation))
+		sealed, err := s.sealRefresh(conn.Tenant, conn.ID, conn.Generation, grant.RefreshToken)
 		if err != nil {
 			return nil, err
 		}
 		fields = append(fields, fieldRefresh, sealed)
 	}
 	if info, ok := conn.Token(tokenKey); ok && !grant.AccessToken.IsZero() {
-		sealed, err := s.seals.seal([]byte(grant.AccessToken.Reveal()), accessPlace(conn.Tenant, conn.ID, info))
+		sealed, err := s.sealAccess(conn.Tenant, conn.ID, info, grant.AccessToken)
 		if err != nil {
 			return nil, err
 		}

@@ -65,7 +65,7 @@ func (s *Store) takeLater(m *remembered, record map[string][]byte) bool {
 		return false
 	}
 	m.take(record)
-	m.places = scheduleWrites(m.shard, conn)
+	m.places = s.followWrites(m.shard, conn)
 	open := Write{Kind: WriteSortedRemove, Key: revocationsKey(m.shard), Args: []string{m.id}}
 	if m.status == broker.ConnectionRevoked && len(record[fieldOutcome]) == 0 {
 		open = Write{Kind: WriteSortedAdd, Key: revocationsKey(m.shard), Args: []string{strconv.FormatInt(s.cfg.Now().UnixMilli(), 10), m.id}}

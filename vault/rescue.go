@@ -65,8 +65,8 @@ func (s *Store) helps(c commit, now broker.Connection, record map[string][]byte)
 	if now.Status != broker.ConnectionNeedsConsent || now.Error != broker.ErrorInvalidGrant || now.Generation < c.lease.Generation {
 		return c.outlives(now, record)
 	}
-	token, err := s.seals.open(record[fieldRefresh], refreshPlace(now.Tenant, now.ID, epochOf(record)))
-	return err != nil || !c.grant.RefreshToken.Equal(broker.NewSecret(string(token)))
+	token, err := s.openRefreshToken(now.Tenant, now.ID, epochOf(record), record[fieldRefresh])
+	return err != nil || !c.grant.RefreshToken.Equal(token)
 }
 
 // unclaimed tells that nobody has a lease on the record who took it after the commit's, or that it came to nothing.
@@ -144,7 +144,7 @@ func (s *Store) restore(ctx context.Context, c commit, seen map[string][]byte) (
 	if err != nil || r.Verdict == VerdictRefused {
 		return broker.Connection{}, false, err
 	}
-	if err := s.remember(ctx, s.writtenConnection(shard, next, c.id, c.entries, scheduleWrites(shard, next)...), r); err != nil {
+	if err := s.remember(ctx, s.writtenConnection(shard, next, c.id, c.entries, s.followWrites(shard, next)...), r); err != nil {
 		return broker.Connection{}, false, err
 	}
 	if r.Verdict == VerdictDone {

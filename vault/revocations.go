@@ -53,12 +53,13 @@ func (s *Store) revoke(ctx context.Context, tenant, id string, entries []broker.
 	places := []Write{
 		{Kind: WriteSortedAdd, Key: revocationsKey(shard), Args: []string{strconv.FormatInt(s.cfg.Now().UnixMilli(), 10), id}},
 		{Kind: WriteSortedRemove, Key: scheduleKey(shard), Args: []string{id}},
+		s.indexMark(shard, id), // of which class it is this call does not know
 	}
 	r, err := s.trails.do(ctx, trailName{shard: shard, tenant: tenant}, write, Step{
 		Checks: []Check{
 			{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: write},
 			{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: tenant},
-			{Key: key, Field: fieldFormat, Kind: CheckEqual, Value: connectionFormat},
+			{Key: key, Field: fieldFormat, Kind: CheckAtMost, Value: connectionFormat},
 			{Key: key, Field: fieldStatus, Kind: CheckNot, Value: string(broker.ConnectionRevoked)},
 		},
 		Writes: slices.Concat(
@@ -71,7 +72,7 @@ func (s *Store) revoke(ctx context.Context, tenant, id string, entries []broker.
 		Reads: []Read{{Key: key}},
 	}, drafts)
 	if err == nil && r.Verdict != VerdictRefused {
-		// Whose it is this call does not know; leftover, which opens the record, does.
+		// Whose it is this call does not know, so it is remembered without its index until EndRevoke: who asks for it asks by its id.
 		s.rememberIfRead(ctx, written{remembered: remembered{tenant: tenant, id: id, shard: shard, write: write, places: places}, entries: entries}, r)
 	}
 	return r, err
@@ -95,9 +96,9 @@ func (s *Store) leftover(ctx context.Context, tenant, id string) (broker.Leftove
 	}
 	left := broker.Leftover{Connection: conn, Outcome: broker.RevokedUpstream(record[fieldOutcome])}
 	if sealed := record[fieldRefresh]; len(sealed) > 0 {
-		token, err := s.seals.open(sealed, refreshPlace(tenant, id, epochOf(record)))
+		token, err := s.openRefreshToken(tenant, id, epochOf(record), sealed)
 		broken = errors.Join(broken, err)
-		left.RefreshToken = broker.NewSecret(string(token))
+		left.RefreshToken = token
 	}
 	tokens := slices.Clone(conn.Tokens)
 	slices.SortFunc(tokens, func(a, b broker.AccessTokenInfo) int {
@@ -110,8 +111,8 @@ func (s *Store) leftover(ctx context.Context, tenant, id string) (broker.Leftove
 		return b.ExpiresAt.Compare(a.ExpiresAt)
 	})
 	for _, t := range tokens {
-		if token, err := s.seals.open(record[fieldAccess+t.Key], accessPlace(tenant, id, t)); err == nil {
-			left.AccessToken = broker.NewSecret(string(token))
+		if token, err := s.openAccess(tenant, id, t, record[fieldAccess+t.Key]); err == nil {
+			left.AccessToken = token
 			break
 		}
 	}
@@ -173,7 +174,7 @@ func (s *Store) EndRevoke(ctx context.Context, tenant, id string, outcome broker
 		if readable {
 			index = s.subjectIndex(shard, conn)
 		}
-		writes, reads := forgetWrites(shard, conn.Tenant, conn.ID, index), []Read(nil)
+		writes, reads := s.forgetWrites(shard, conn.Tenant, conn.ID, index), []Read(nil)
 		if !forget {
 			kept := outcome
 			if had := broker.RevokedUpstream(record[fieldOutcome]); had != "" && outcome != broker.RevokedDone {
@@ -209,7 +210,7 @@ func (s *Store) EndRevoke(ctx context.Context, tenant, id string, outcome broker
 			forgotten()
 			return nil
 		}
-		places := []Write{{Kind: WriteDelete, Key: alternatesKey(shard, id)}, {Kind: WriteSortedRemove, Key: revocationsKey(shard), Args: []string{id}}}
+		places := []Write{{Kind: WriteDelete, Key: alternatesKey(shard, id)}, {Kind: WriteSortedRemove, Key: revocationsKey(shard), Args: []string{id}}, s.indexMark(shard, id)}
 		s.rememberIfRead(ctx, written{remembered: remembered{tenant: tenant, id: id, shard: shard, write: write, index: index, places: places}}, r)
 		return nil
 	}
@@ -237,19 +238,21 @@ func (s *Store) eraseWrites(shard byte, conn broker.Connection, readable bool, o
 		{Kind: WriteOnly, Key: key, Args: []string{fieldAccess}},
 		{Kind: WriteDelete, Key: alternatesKey(shard, conn.ID)},
 		{Kind: WriteSortedRemove, Key: revocationsKey(shard), Args: []string{conn.ID}},
+		s.indexMark(shard, conn.ID),
 	}, nil
 }
 
 // forgetWrites remove the record and whatever names it, and leave a trace for a while: that there was something of this id,
 // and nothing else. The subject's index can't be found if the record does not open ("");
 // readers pass over its dangling member.
-func forgetWrites(shard byte, tenant, id, index string) []Write {
+func (s *Store) forgetWrites(shard byte, tenant, id, index string) []Write {
 	tombstone := tombstoneKey(shard, id)
 	writes := []Write{
 		{Kind: WriteHashSet, Key: tombstone, Args: []string{fieldErased, "1"}},
 		{Kind: WriteExpireIn, Key: tombstone, Args: []string{strconv.FormatInt(tombstoneLife.Milliseconds(), 10)}},
 		{Kind: WriteDelete, Key: connectionKey(shard, id)},
-		{Kind: WriteDelete, Key: issuedKey(shard, id)},
+		{Kind: WriteHashDelete, Key: issuedKey(shard, id), Args: []string{fieldIssued}}, // the rest goes when the index has let go of it
+		s.indexMark(shard, id),
 		{Kind: WriteDelete, Key: alternatesKey(shard, id)},
 		{Kind: WriteSortedRemove, Key: revocationsKey(shard), Args: []string{id}},
 		{Kind: WriteSortedRemove, Key: scheduleKey(shard), Args: []string{id}},

@@ -16,6 +16,11 @@ import (
 // The schedule of early refreshes: in each shard a sorted set of connections by the time at which they are due, and a hash
 // that says who looks after that shard for the moment. Each write of a connection puts it where it belongs, in the same step.
 
+// followWrites keep what follows a record in step with the one that conn becomes: the schedule, and the index of connections.
+func (s *Store) followWrites(shard byte, conn broker.Connection) []Write {
+	return append(scheduleWrites(shard, conn), s.indexWrite(shard, conn))
+}
+
 // scheduleWrites keep the schedule in step with the record that conn becomes.
 func scheduleWrites(shard byte, conn broker.Connection) []Write {
 	if conn.RefreshAt.IsZero() || conn.Status != broker.ConnectionActive {
@@ -63,7 +68,7 @@ func (s *Store) DueRefreshes(ctx context.Context, before time.Time, hold time.Du
 		if len(found[shard]) == 0 {
 			continue
 		}
-		mine, err := s.claim(ctx, shard, hold)
+		mine, err := s.claim(ctx, &s.claims, claimKey(shard), shard, hold)
 		if err != nil {
 			return due, err
 		}
@@ -79,17 +84,16 @@ func (s *Store) DueRefreshes(ctx context.Context, before time.Time, hold time.Du
 	return due, nil
 }
 
-// claim takes the shard, or finds that this process has it already.
-func (s *Store) claim(ctx context.Context, shard byte, hold time.Duration) (bool, error) {
+// claim takes the shard for what c is about, or finds that this process has it already.
+func (s *Store) claim(ctx context.Context, c *claims, key string, shard byte, hold time.Duration) (bool, error) {
 	now := s.cfg.Now()
-	if s.claims.mine(shard, now) {
+	if c.mine(shard, now) {
 		return true, nil
 	}
 	id, err := s.randomID()
 	if err != nil {
 		return false, err
 	}
-	key := claimKey(shard)
 	r, err := s.trails.direct(ctx, Step{
 		Checks: []Check{
 			{Key: key, Field: fieldOwner, Kind: CheckApplied, Value: id},
@@ -102,12 +106,12 @@ func (s *Store) claim(ctx context.Context, shard byte, hold time.Duration) (bool
 		},
 	})
 	if err != nil {
-		return false, fmt.Errorf("take a part of the schedule: %w", err)
+		return false, fmt.Errorf("take a part: %w", err)
 	}
 	if r.Verdict == VerdictRefused {
 		return false, nil
 	}
-	s.claims.set(shard, now.Add(hold))
+	c.set(shard, now.Add(hold))
 	return true, nil
 }
 

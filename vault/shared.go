@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -184,22 +185,23 @@ func bare(grant broker.Grant) broker.Grant {
 }
 
 // rememberShared is remember for the record of a shared grant, at that generation. fields are what was written, nil if it was only
-// read: they are remembered also if the record can't be read again, for no other holder of the grant has these tokens yet.
+// read. They are remembered first, whatever a read shows: no other holder of the grant has these tokens yet, and if the store loses
+// them before the record can be read again, whoever heals must know of them.
 func (s *Store) rememberShared(ctx context.Context, key, write string, generation int64, fields []string, r Result) error {
 	shard, err := hex.DecodeString(key[len("tb:{"):][:2])
 	if err != nil {
 		return fmt.Errorf("shared grant: shard: %w", err)
 	}
 	m := remembered{id: key, shared: key, shard: shard[0], generation: generation, write: write}
-	err = s.remember(ctx, written{remembered: m}, r)
-	if err != nil && fields != nil {
-		m.fields, m.stored = make(map[string]string, len(fields)/2), r.Now
+	if fields != nil {
+		first := m
+		first.fields, first.stored = make(map[string]string, len(fields)/2), r.Now
 		for i := 0; i+1 < len(fields); i += 2 {
-			m.fields[fields[i]] = fields[i+1]
+			first.fields[fields[i]] = fields[i+1]
 		}
-		s.memory.put(&m, writtenEntries{})
+		s.memory.put(&first, writtenEntries{})
 	}
-	return err
+	return s.remember(ctx, written{remembered: m}, r)
 }
 
 // Spread implements broker.SharedGrants.
@@ -207,13 +209,14 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	key := s.sharedKey(name)
+	var unremembered error
 	for range sharedAgain {
 		now, err := s.readShared(ctx, name)
 		if errors.Is(err, broker.ErrIntegrity) {
 			err = nil // what does not open is of no use to anybody; these tokens are
 		}
 		if err != nil {
-			return 0, fmt.Errorf("spread grant: %w", err)
+			return 0, fmt.Errorf("spread grant: %w", errors.Join(unremembered, err))
 		}
 		if m, there := now.consents[consent]; there {
 			return m.generation, nil
@@ -248,14 +251,17 @@ func (s *Store) Spread(ctx context.Context, name, consent string, grant broker.G
 		}
 		if r.Verdict != VerdictRefused {
 			if made.generation > 0 {
-				if err := s.rememberShared(ctx, key, write, made.generation, fields, r); err != nil {
-					return 0, fmt.Errorf("spread grant: %w", err)
-				}
+				unremembered = s.rememberShared(ctx, key, write, made.generation, fields, r)
+			}
+			if unremembered != nil || r.overtaken {
+				// The store may have lost it since. A caller who comes back may come too late, for somebody who refreshes with older tokens:
+				// the next look writes them back, and the mark is set again.
+				continue
 			}
 			return made.generation, nil
 		}
 	}
-	return 0, fmt.Errorf("spread grant: it keeps changing: %w", broker.ErrConflict)
+	return 0, fmt.Errorf("spread grant: it keeps changing: %w", cmp.Or(unremembered, broker.ErrConflict))
 }
 
 // Unmark implements broker.SharedGrants.

@@ -30,6 +30,10 @@ type Config struct {
 	SpoolFiles SpoolFiles
 	// SpoolInterval is how often Run tries to replay the spool. Default 5 s.
 	SpoolInterval time.Duration
+	// TrailIndexInterval is how often Run brings the index of the audit trail up to date. Default 10 s; negative: not at all.
+	TrailIndexInterval time.Duration
+	// Retention says for how long the audit trail is kept. The zero value: for good.
+	Retention Retention
 	// Orphan is called for a refreshed grant whose connection was revoked, or became another account's, before the spool
 	// could be replayed: it should be revoked upstream, for which its context leaves it OrphanTimeout. After an error the
 	// grant stays in the spool and Orphan is called again at the next replay. Calls may come at the same time, and again for
@@ -42,6 +46,12 @@ type Config struct {
 	Confirm bool
 	// Count is called for what an operator wants to know the number of. It must not block. May be nil.
 	Count func(Counted)
+	// Guesses is how many connections the store remembers in order to let their tokens out in one round trip: 33 bytes each.
+	// Default 1,100,000; negative: none.
+	Guesses int
+	// Compact tells whether every process that uses the backend reads what this version writes (broker/decisions/0024-compact-records.md);
+	// until then the forms of the version before are written. It is asked for each write and must not block. nil: it is so.
+	Compact func() bool
 	// RoundTrip bounds one round trip of a write, which is repeated until its caller's deadline. Default 1 s.
 	RoundTrip time.Duration
 	Now       func() time.Time // required
@@ -60,11 +70,22 @@ type Store struct {
 	kept   *recent[epochKey, string] // how many alternates there had been when Alternates read them
 	begins begins
 	memory *memory
+	// guesses are what it takes to let a token out in one round trip.
+	guesses *guesses
 	// unhealed: the store may have lost what this process wrote, and that is not written back yet.
 	unhealed atomic.Bool
-	claims   claims
+	// compactSeen: a record was read that a process wrote which knew that Config.Compact.
+	compactSeen atomic.Bool
+	claims      claims
+	index       index
+	follower    *follower // nil: the backend has no lists, so there is no index
+	retainer    *retainer // nil: everything is kept
 	// connectors are this process's writes of tenants' connectors.
 	connectors connectorWrites
+	// switches is what this process knows of the table of kill switches.
+	switches switches
+	// jobs are this process's writes of jobs.
+	jobs jobWrites
 	// lostLeases has, by the key of a shared grant, the owner of a lease on it that was perhaps taken.
 	lostLeases sync.Map
 	// enlisted has the OAuth clients whose connections are known to be holders (Enlist).
@@ -82,8 +103,13 @@ var (
 	_ broker.Placement   = (*Store)(nil)
 	_ broker.Sessions    = (*Store)(nil)
 
+	_ broker.ConnectionIndex  = (*Store)(nil)
 	_ broker.SharedGrants     = (*Store)(nil)
 	_ broker.TenantConnectors = (*Store)(nil)
+
+	_ broker.Counters = (*Store)(nil)
+	_ broker.Replicas = (*Store)(nil)
+	_ broker.Backlogs = (*Store)(nil)
 )
 
 // New checks the config and makes a Store. It does not ask the backend anything.
@@ -94,8 +120,20 @@ func New(cfg Config) (*Store, error) {
 	if cfg.SpoolInterval <= 0 {
 		cfg.SpoolInterval = 5 * time.Second
 	}
+	if cfg.TrailIndexInterval == 0 {
+		cfg.TrailIndexInterval = 10 * time.Second
+	}
+	if err := cfg.Retention.check(); err != nil {
+		return nil, err
+	}
+	if cfg.Retention.Interval <= 0 {
+		cfg.Retention.Interval = time.Hour
+	}
 	if cfg.OrphanTimeout <= 0 {
 		cfg.OrphanTimeout = 40 * time.Second
+	}
+	if cfg.Guesses == 0 {
+		cfg.Guesses = defaultGuesses
 	}
 	if cfg.RoundTrip <= 0 {
 		cfg.RoundTrip = time.Second
@@ -108,8 +146,22 @@ func New(cfg Config) (*Store, error) {
 		kept:   newRecent[epochKey, string](maxReady),
 		begins: begins{all: make(map[beginKey]begin)},
 		memory: newMemory(cfg.Now),
+
+		guesses: newGuesses(max(0, cfg.Guesses)),
+
+		index: index{hints: make(chan byte, shards), counting: make(chan struct{}, 1), known: make(map[string]classRecord)},
 	}
-	s.trails = &chains{backend: cfg.Backend, seals: s.seals, random: cfg.Random, ioTime: cfg.RoundTrip, streams: make(map[trailName]*chain)}
+	if lists, ok := cfg.Backend.(Lists); ok {
+		s.follower = &follower{store: s, lists: lists}
+	}
+	if cfg.Retention.on() {
+		trimmer, ok := cfg.Backend.(Trimmer)
+		if !ok {
+			return nil, errors.New("vault: config has a Retention, and its Backend can't drop anything")
+		}
+		s.retainer = &retainer{store: s, trimmer: trimmer, held: make(map[trailName]string)}
+	}
+	s.trails = &chains{backend: cfg.Backend, seals: s.seals, random: cfg.Random, ioTime: cfg.RoundTrip, now: cfg.Now, cutOf: s.readCut, streams: make(map[trailName]*chain)}
 	switch {
 	case cfg.SpoolDir != "" && cfg.SpoolFiles != nil:
 		return nil, errors.New("vault: config has both SpoolDir and SpoolFiles")
@@ -125,11 +177,21 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// Run replays the spool now and then, and looks whether the store lost something, until ctx ends.
+// Run replays the spool now and then, looks whether the store lost something, and keeps the indexes of connections and of the
+// audit trail, and drops events that are too old to be kept, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { s.watch(ctx) })
+	watching.Go(func() { s.followIndex(ctx) })
+	watching.Go(func() { s.checkIndex(ctx) })
+	if s.follower != nil && s.cfg.TrailIndexInterval > 0 {
+		watching.Go(func() { s.keepIndex(ctx) })
+	}
+	if s.retainer != nil {
+		watching.Go(func() { s.keepTrail(ctx) })
+	}
+	watching.Go(func() { s.followSwitches(ctx) })
 	if s.spool == nil {
 		<-ctx.Done()
 		return nil

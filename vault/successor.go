@@ -27,7 +27,7 @@ func (s *Store) successorOf(record map[string][]byte, field string) []string {
 // promote puts the alternate in the record's place that was given for the record's own refresh token, and keeps that one
 // beside it. It needs the lease and ends it. true: the record is another one now, so the caller has to look again. What
 // lies beside it and does not open stays there for whoever looks for alternates.
-func (s *Store) promote(ctx context.Context, lease broker.Lease, conn broker.Connection, token []byte, record, beside map[string][]byte) (bool, error) {
+func (s *Store) promote(ctx context.Context, lease broker.Lease, conn broker.Connection, token broker.Secret, record, beside map[string][]byte) (bool, error) {
 	const hashed = 16
 	mark := string(beside[fieldSuccessor])
 	if len(mark) <= hashed || mark[:hashed] != s.tokenName(record[fieldRefresh]) {
@@ -50,7 +50,7 @@ func (s *Store) promote(ctx context.Context, lease broker.Lease, conn broker.Con
 		return false, err
 	}
 	id := writeID("promote", conn.ID, lease.Generation, nil, field, lease.Owner)
-	value, err := s.sealAlternate(conn, broker.NewSecret(string(token)))
+	value, err := s.sealAlternate(conn, token)
 	if err != nil {
 		return false, err
 	}

@@ -2,8 +2,12 @@ package vault
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
+
+	"tokenbroker/broker"
 )
 
 // Report is what a walk over the whole audit trail found.
@@ -11,24 +15,15 @@ type Report struct {
 	Streams int
 	Entries int
 	Events  int
+	// Dropped is how many more entries there had been, which were dropped because of their age (Config.Retention).
+	Dropped int
 	// Faults in the order of the streams; empty: nothing was changed, dropped or reordered. Of a stream, each loss that the
 	// trail itself tells of, and then the first thing else that is wrong: what lies behind that one is not looked at.
 	Faults []Fault
 }
 
-// Fault is something that is wrong with a stream. Event names it; where that can't be read or is gone, After and Before
-// name the nearest ones that can, and are empty where there is none.
-type Fault struct {
-	Stream string // which stream (no secret, no subject)
-	Entry  string // the stream id of the bad entry, or of the last good one before a gap; empty if there is none
-	Event  string // the id of the bad entry's first event
-	After  string // the id of the last good event before what is bad or missing
-	Before string // the id of the first readable event behind it
-	What   string // changed, dropped, reordered or forged, in a sentence
-	// Lost: the end of a chain is missing, with its head, of which a later entry says that it was there. A crash or a
-	// failover of the store does that; so does somebody who sets it back.
-	Lost bool
-}
+// Fault is something that is wrong with a stream.
+type Fault = broker.TrailFault
 
 // Verify walks the whole audit trail and names what is wrong with each stream. It can be run while others append. Which
 // streams there are it learns both from their index and from the keys of the store, so it takes its time.
@@ -43,27 +38,52 @@ func (s *Store) Verify(ctx context.Context) (Report, error) {
 		return report, fmt.Errorf("verify: %w", err)
 	}
 	for _, stream := range streams {
-		w := &walk{store: s, name: stream.name, writers: make(map[string]*writerWalk)}
-		fault, err := w.run(ctx) // after which w.lost is known
-		if err != nil {
-			return report, fmt.Errorf("verify %s: %w", w.name, err)
-		}
-		if fault == nil && !stream.indexed {
-			fault = &Fault{What: "dropped: the index of streams does not name this one any more"}
-		}
-		report.Streams++
-		report.Entries += w.entries
-		report.Events += w.events
-		for _, lost := range w.lost {
-			lost.Stream = w.name.String()
-			report.Faults = append(report.Faults, lost)
-		}
-		if fault != nil {
-			fault.Stream = w.name.String()
-			report.Faults = append(report.Faults, *fault)
+		if err := s.verifyStream(ctx, stream, &report); err != nil {
+			return report, fmt.Errorf("verify %s: %w", stream.name, err)
 		}
 	}
 	return report, nil
+}
+
+// overtaken is how often a stream is walked again because it was trimmed meanwhile. That is so at its beginning alone.
+const overtaken = 10
+
+func (s *Store) walkOf(name trailName) *walk {
+	return &walk{store: s, name: name, writers: make(map[string]*writerWalk), cut: &cut{}}
+}
+
+// verifyStream walks one stream and adds what it finds.
+func (s *Store) verifyStream(ctx context.Context, stream foundTrail, report *Report) error {
+	w := s.walkOf(stream.name)
+	fault, err := w.run(ctx) // after which w.lost is known
+	for again := 0; err == nil && (fault != nil || len(w.lost) > 0) && again < overtaken; again++ {
+		// What was dropped meanwhile, because of its age, may be all that is missing.
+		same, serr := w.sameCut(ctx)
+		if err = serr; same || err != nil {
+			break
+		}
+		w = s.walkOf(stream.name)
+		fault, err = w.run(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if fault == nil && !stream.indexed {
+		fault = &Fault{What: "dropped: the index of streams does not name this one any more"}
+	}
+	report.Streams++
+	report.Entries += w.entries
+	report.Events += w.events
+	report.Dropped += int(w.cut.Entries)
+	for _, lost := range w.lost {
+		lost.Stream = w.name.String()
+		report.Faults = append(report.Faults, lost)
+	}
+	if fault != nil {
+		fault.Stream = w.name.String()
+		report.Faults = append(report.Faults, *fault)
+	}
+	return nil
 }
 
 // foundTrail is a stream of which the store knows something.
@@ -85,6 +105,23 @@ func (s *Store) trailNames(ctx context.Context) ([]foundTrail, error) {
 			indexed[name] = false
 		}
 	}
+	names, err := s.indexedTrails(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		indexed[name] = true
+	}
+	out := make([]foundTrail, 0, len(indexed))
+	for name, yes := range indexed {
+		out = append(out, foundTrail{name: name, indexed: yes})
+	}
+	slices.SortFunc(out, func(a, b foundTrail) int { return a.name.compare(b.name) })
+	return out, nil
+}
+
+// indexedTrails lists the streams that the index of streams names, by shard and tenant.
+func (s *Store) indexedTrails(ctx context.Context) ([]trailName, error) {
 	indexes := make([]string, shards)
 	for i := range indexes {
 		indexes[i] = trailsKey(byte(i))
@@ -93,15 +130,68 @@ func (s *Store) trailNames(ctx context.Context) ([]foundTrail, error) {
 	if err != nil {
 		return nil, err
 	}
+	var out []trailName
 	for shard, members := range tenants {
 		for _, tenant := range members {
-			indexed[trailName{shard: byte(shard), tenant: tenant}] = true
+			out = append(out, trailName{shard: byte(shard), tenant: tenant})
 		}
 	}
-	out := make([]foundTrail, 0, len(indexed))
-	for name, yes := range indexed {
-		out = append(out, foundTrail{name: name, indexed: yes})
+	slices.SortFunc(out, trailName.compare)
+	return out, nil
+}
+
+var _ broker.TrailVerifier = (*Store)(nil)
+
+// begun is the position behind what VerifyTrail does first. No other one is: they begin with a shard in hexadecimal digits, and behind
+// that is any name that a tenant can have.
+const begun = "*"
+
+// VerifyTrail implements broker.TrailVerifier. First it walks through the keys of the store, for streams that the index does not
+// name; then it goes from stream to stream as the index has them.
+func (s *Store) VerifyTrail(ctx context.Context, tenant, position string, budget time.Duration) (broker.VerifiedTrail, error) {
+	var report Report
+	var todo []foundTrail
+	after := trailName{}
+	next := func(done trailName) string { return hex.EncodeToString([]byte{done.shard}) + done.tenant }
+	names, err := s.indexedTrails(ctx)
+	if err != nil {
+		return broker.VerifiedTrail{}, fmt.Errorf("verify: %w", err)
 	}
-	slices.SortFunc(out, func(a, b foundTrail) int { return a.name.compare(b.name) })
+	names = slices.DeleteFunc(names, func(n trailName) bool { return tenant != "" && n.tenant != tenant })
+	out := broker.VerifiedTrail{Total: len(names)}
+	switch {
+	case position == "":
+		all, err := s.trailNames(ctx)
+		if err != nil {
+			return out, fmt.Errorf("verify: %w", err)
+		}
+		todo = slices.DeleteFunc(all, func(t foundTrail) bool { return t.indexed || tenant != "" && t.name.tenant != tenant })
+	case position != begun:
+		raw, err := hex.DecodeString(position[:min(2, len(position))])
+		if err != nil || len(raw) != 1 {
+			return out, fmt.Errorf("position is not one of ours: %w", broker.ErrNotFound)
+		}
+		after = trailName{shard: raw[0], tenant: position[2:]}
+		names = slices.DeleteFunc(names, func(n trailName) bool { return n.compare(after) <= 0 })
+		fallthrough
+	default:
+		for _, n := range names {
+			todo = append(todo, foundTrail{name: n, indexed: true})
+		}
+	}
+	until := s.cfg.Now().Add(budget)
+	for i, stream := range todo {
+		if i > 0 && position != "" && !s.cfg.Now().Before(until) {
+			out.Next = next(todo[i-1].name)
+			break
+		}
+		if err := s.verifyStream(ctx, stream, &report); err != nil {
+			return out, fmt.Errorf("verify %s: %w", stream.name, err)
+		}
+	}
+	if position == "" && len(names) > 0 {
+		out.Next = begun
+	}
+	out.Streams, out.Entries, out.Events, out.Faults = report.Streams, report.Entries, report.Events, report.Faults
 	return out, nil
 }

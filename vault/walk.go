@@ -18,6 +18,9 @@ type walk struct {
 	order   []string
 	last    string // the id of the last good event
 	lost    []Fault
+	cut     *cut // where the stream begins
+	// seen, if set, hears of each good entry.
+	seen func(id streamID, entry storedEntry)
 
 	entries, events int
 }
@@ -33,6 +36,8 @@ type writerWalk struct {
 	forged    bool      // its head is not one of ours
 	resumed   bool      // another chain goes on in its place
 	lost      uint64    // up to this place its entries are known to be missing
+	base      uint64    // up to this place its entries were dropped because of their age (cut.go)
+	gone      bool      // and there are none behind it
 }
 
 // placed is an entry that was good.
@@ -42,19 +47,13 @@ type placed struct {
 }
 
 func (w *walk) run(ctx context.Context) (*Fault, error) {
-	heads, err := w.heads(ctx)
-	if err != nil {
-		return nil, err
+	heads, _, at, fault, err := w.beside(ctx)
+	if err != nil || fault != nil {
+		return fault, err
 	}
-	for _, name := range slices.Sorted(maps.Keys(heads)) {
-		h, writer := heads[name], w.writer(name)
-		writer.forged, writer.wantedID = h.forged, h.id
-		if !h.forged {
-			p := h.position
-			writer.wanted = &p
-		}
-	}
-	fault, err := w.each(ctx, "-", func(e StreamEntry) *Fault { return w.entry(e) })
+	w.begin(at)
+	w.want(heads)
+	fault, err = w.each(ctx, "-", func(e StreamEntry) *Fault { return w.entry(e) })
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +67,18 @@ func (w *walk) run(ctx context.Context) (*Fault, error) {
 		fault.Before, err = w.readableAfter(ctx, fault.Entry)
 	}
 	return fault, err
+}
+
+// want notes what the heads say before the walk.
+func (w *walk) want(heads map[string]foundHead) {
+	for _, name := range slices.Sorted(maps.Keys(heads)) {
+		h, writer := heads[name], w.writer(name)
+		writer.forged, writer.wantedID = h.forged, h.id
+		if !h.forged {
+			p := h.position
+			writer.wanted = &p
+		}
+	}
 }
 
 // each calls check with the entries from a stream id on until it returns a fault.
@@ -96,23 +107,20 @@ func (w *walk) writer(name string) *writerWalk {
 	writer := w.writers[name]
 	if writer == nil {
 		writer = &writerWalk{at: position{writer: name}, places: make(map[uint64]placed)}
+		if g, gone := w.cut.gone[goneNameOf(name)]; gone {
+			writer.at.seq, writer.base, writer.gone = g.seq, g.seq, true
+		}
 		w.writers[name] = writer
 		w.order = append(w.order, name)
 	}
 	return writer
 }
 
-// heads reads the heads of the stream, by writer.
-func (w *walk) heads(ctx context.Context) (map[string]foundHead, error) {
-	found, err := w.store.hashes(ctx, headsKey(w.name.shard, w.name.tenant))
-	if err != nil {
-		return nil, err
-	}
-	return w.store.seals.parseHeads(w.name, found[0]), nil
-}
-
 // entry checks the next entry of the stream.
 func (w *walk) entry(e StreamEntry) *Fault {
+	if at, err := parseStreamID(e.ID); err == nil && w.cut.version > 0 && !w.cut.upto.less(at) {
+		return nil // said to be dropped; a step that stopped in the middle left it, and the next one takes it away
+	}
 	unreadable := func(what string) *Fault { return &Fault{Entry: e.ID, After: w.last, What: what} }
 	m, unlinked, err := parseMeta(e.Meta)
 	if err != nil {
@@ -138,7 +146,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		return bad("changed: its link does not follow from the entry before it")
 	}
 	for _, a := range m.attests {
-		if was, known := writer.places[a.seq]; !known || was.id != a.id {
+		if !writer.had(a.seq, a.id) {
 			return bad(fmt.Sprintf("reordered: it says that entry %d of its chain had the stream id %s, which it has not", a.seq, a.id))
 		}
 		// Kept: after a lost answer an id may be attested twice.
@@ -147,7 +155,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		old := w.writer(r.writer)
 		if old.at.seq < r.seq {
 			w.loses(old, r.seq, e.ID, events[0].ID, "which the store had acknowledged and lost")
-		} else if old.places[r.seq].link != r.link {
+		} else if !old.has(r.seq, r.link) {
 			w.replaced(old, r.seq, e.ID, events[0].ID)
 		}
 		// Its head may be gone with its last entries, and says nothing that is not known from here.
@@ -157,7 +165,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		switch old := w.writer(f.writer); {
 		case old.at.seq < f.seq: // which may be since its writer looked
 			w.loses(old, f.seq, e.ID, events[0].ID, "that were there when the next chain began")
-		case old.places[f.seq].link != f.link:
+		case !old.has(f.seq, f.link):
 			w.replaced(old, f.seq, e.ID, events[0].ID)
 		}
 	}
@@ -172,6 +180,9 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	}
 	w.entries++
 	w.events += len(events)
+	if w.seen != nil {
+		w.seen(id, entry)
+	}
 	return nil
 }
 
@@ -220,12 +231,12 @@ func entries(n uint64) string {
 
 // ends compares where the chains end with what the heads said before the walk, and with what they say after it.
 func (w *walk) ends(ctx context.Context) (*Fault, error) {
-	if len(w.order) == 0 {
+	if len(w.order) == 0 && w.cut.version == 0 {
 		return &Fault{What: "dropped: nothing is left of a stream that the store knows of"}, nil
 	}
-	after, err := w.heads(ctx)
-	if err != nil {
-		return nil, err
+	after, _, _, fault, err := w.beside(ctx)
+	if err != nil || fault != nil {
+		return fault, err
 	}
 	for _, name := range w.order {
 		writer := w.writers[name]
@@ -234,7 +245,7 @@ func (w *walk) ends(ctx context.Context) (*Fault, error) {
 		switch want := writer.wanted; {
 		case writer.forged || there && head.forged:
 			fault.What = "forged: the head of a chain is not one of ours"
-		case writer.resumed, !there && writer.at.seq == 0 && writer.lost > 0:
+		case writer.gone, writer.resumed, !there && writer.at.seq == 0 && writer.lost > 0:
 			continue // what is missing is known already
 		case want != nil && want.seq > writer.at.seq:
 			fault.What = fmt.Sprintf("dropped: %s missing at the end of a chain", entries(want.seq-writer.at.seq))

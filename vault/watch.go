@@ -51,6 +51,9 @@ func (s *Store) watch(ctx context.Context) {
 			// Without an identity, any error may have been a failover.
 			if now != known || now == "" && failed {
 				s.Changed()
+				if known != "" || failed {
+					s.index.doubt(s.cfg.Now())
+				}
 				todo, changed = s.memory.newest(), true
 			}
 			known, failed = now, false

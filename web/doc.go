@@ -13,7 +13,12 @@
 //	security.go  headers, content security policy, cross-origin checks
 //	cookie.go    cookies and the nonce that ties a form to the browser that loaded it
 //	limit.go     how often one address may guess
-//	dashboard.go, login.go, session.go    the operators' part
+//	board.go     the operators' dashboard: what every page of it has, the bar, who may see it, and how its forms are proven
+//	login.go, boardsignin.go, session.go, boardoperators.go   how operators get in and out, and who ends whose sessions
+//	boardoverview.go, boardlive.go, boardchart.go, boardhealth.go   what goes on, live, and how the broker itself is
+//	boardaccounts.go, boardaccount.go, boardaccountwords.go   connected accounts: the list, one, what is wrong with it
+//	boardaudit.go, boardauditexport.go, boardauditjobs.go, boardlate.go   the audit trail; pages that take their time
+//	boardswitches.go, boardjobs.go   what is disabled, and what goes on by itself
 //	theme.go, logo.go   how the pages look for the users of one client
 //	page.go, words.go, outcome.go         templates, and what of the data is shown in which words
 //	locale.go, language.go                the words themselves (locales/*.yaml), and whose language they are in

@@ -64,7 +64,7 @@ func (f frame) title(key string) string {
 
 // frame begins a page of that area, in the language of whoever asks. What ?lang= chooses is kept in a cookie.
 func (w *Web) frame(c echo.Context, a area) frame {
-	f := frame{Lang: w.languages.list[0], Dashboard: a == areaDashboard}
+	f := frame{Lang: w.languages.list[0], Dashboard: a == areaDashboard || a == areaLive || a == areaOperatorCallback}
 	if f.Dashboard { // for operators, in English
 		return f
 	}

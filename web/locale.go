@@ -48,11 +48,12 @@ type languages struct {
 }
 
 // ownLanguages are those of the files that are built in. Read once: they never change, and a program may have several Webs.
-var ownLanguages = sync.OnceValues(func() (*languages, error) { return loadLanguages(localeFiles) })
+var ownLanguages = sync.OnceValues(func() (*languages, error) { return loadLanguages(localeFiles, false) })
 
-// loadLanguages reads all files and refuses those that lack something: a page in half a language is worse than one less
-// language, and an incomplete file should be found where it is written.
-func loadLanguages(files fs.FS) (*languages, error) {
+// loadLanguages reads all files. whole: and refuses those that lack something, for a page in half a language is worse than one less
+// language. Tests ask for that, of the files that are built in; a program that starts does not, because making each text once takes
+// it 20 ms, and 3 MB for as long as it runs.
+func loadLanguages(files fs.FS, whole bool) (*languages, error) {
 	names, err := fs.Glob(files, "locales/*.yaml")
 	if err != nil {
 		return nil, fmt.Errorf("list languages: %w", err)
@@ -69,10 +70,12 @@ func loadLanguages(files fs.FS) (*languages, error) {
 			problems = append(problems, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		if len(l.list) > 0 {
-			problems = append(problems, one.compare(name, l.list[0])...)
+		if whole {
+			if len(l.list) > 0 {
+				problems = append(problems, one.compare(name, l.list[0])...)
+			}
+			problems = append(problems, one.tryOut(name)...)
 		}
-		problems = append(problems, one.tryOut(name)...)
 		l.list, tags = append(l.list, one), append(tags, tag)
 	}
 	if len(problems) == 0 && (len(l.list) == 0 || l.list[0].Tag != sourceLanguage) {

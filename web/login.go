@@ -1,9 +1,12 @@
 package web
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,26 +20,59 @@ import (
 const (
 	loginBurst = 10
 	loginEvery = 6 * time.Second
+
+	// and begin a sign-in at the operators' provider.
+	startBurst = 60
+	startEvery = 2 * time.Second
 )
 
 // tokenOperator is how events call whoever logs in with the configured token: it belongs to no one person.
 const tokenOperator = "login-token"
 
-// loginPage is the form for the token.
+// loginPage is where operators sign in.
 type loginPage struct {
 	frame
-	Wrong bool
+	Login bool   // at their OpenID Provider
+	Token bool   // by the token
+	Wrong bool   // the token was
+	Over  bool   // a form came after the session had ended
+	Out   string // what they have just done instead
+	Next  string // the page to go to afterwards
 }
 
 func (w *Web) loginPage(c echo.Context, wrong bool) loginPage {
-	p := loginPage{frame: w.frame(c, areaDashboard), Wrong: wrong}
+	p := loginPage{frame: w.frame(c, areaDashboard), Login: w.cfg.OperatorLogin != "", Token: w.cfg.DashboardTokenSHA256 != "", Wrong: wrong}
 	p.Title = "Sign in"
 	return p
 }
 
+// showLogin is GET /dashboard/login. Who is signed in does not get to see it: it would look as if they were not (CVE-2026-34454).
+func (w *Web) showLogin(c echo.Context) error {
+	if w.sessions == nil {
+		return w.dashboardOff(c)
+	}
+	if fromElsewhere(c.Request()) {
+		return w.onward(c, "One moment", "/dashboard/login")
+	}
+	ctx, cancel := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
+	defer cancel()
+	session, err := w.sessions.peek(c.Request().WithContext(ctx))
+	if err != nil {
+		return err
+	}
+	if _, in := w.operator(c, session); in {
+		return c.Redirect(http.StatusSeeOther, dashboardPath)
+	}
+	p := w.loginPage(c, false)
+	p.Out = map[string]string{
+		"here": "You are signed out here. At your organisation you may still be signed in.", "everywhere": "You are signed out on all your devices.",
+	}[c.QueryParam("out")]
+	return w.render(c, http.StatusOK, "login", p)
+}
+
 // login is POST /dashboard/login. Every attempt is in the audit trail; where that can't be written, nobody gets in.
 func (w *Web) login(c echo.Context) error {
-	if w.sessions == nil {
+	if w.sessions == nil || len(w.sessions.digest) == 0 {
 		return w.dashboardOff(c)
 	}
 	if err := w.sameOrigin(c); err != nil {
@@ -52,7 +88,7 @@ func (w *Web) login(c echo.Context) error {
 	}
 	ctx, cancel := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
 	defer cancel()
-	op := w.operator(c, tokenOperator)
+	op := w.asking(c, broker.Operator{ID: tokenOperator})
 	sum := sha256.Sum256([]byte(strings.TrimSpace(form("token"))))
 	if subtle.ConstantTimeCompare(sum[:], w.sessions.digest) != 1 {
 		w.logins.miss(addr)
@@ -60,46 +96,65 @@ func (w *Web) login(c echo.Context) error {
 		if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignInFailed, string(broker.CodeAccessDenied), "wrong login token"); err != nil {
 			return err
 		}
-		return w.render(c, http.StatusForbidden, "login", w.loginPage(c, true))
+		page := w.loginPage(c, true)
+		page.Next = boardPath(form("next"))
+		return w.render(c, http.StatusForbidden, "login", page)
 	}
 	if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignedIn, "ok", ""); err != nil {
 		return err
 	}
+	if err := w.openSession(c, ctx, signedIn{way: wayToken, id: tokenOperator}); err != nil {
+		return err
+	}
+	return c.Redirect(http.StatusSeeOther, cmp.Or(boardPath(form("next")), "/dashboard"))
+}
+
+// openSession begins a session of whoever has just signed in, in place of the one that the browser had.
+func (w *Web) openSession(c echo.Context, ctx context.Context, who signedIn) error {
 	session, err := w.sessions.load(c.Response(), c.Request().WithContext(ctx))
 	if err != nil {
 		return err
 	}
-	c.Response().Header().Del("Set-Cookie") // of the session before, if there was one
-	if err := w.sessions.open(session, c.Response(), tokenOperator); err != nil {
-		return err
+	if kept := c.Response().Header().Values("Set-Cookie"); len(kept) > 0 { // what is there is of the session before
+		name := w.sessions.manager.Cookie.Name + "="
+		c.Response().Header()["Set-Cookie"] = slices.DeleteFunc(kept, func(cookie string) bool { return strings.HasPrefix(cookie, name) })
 	}
-	return c.Redirect(http.StatusSeeOther, "/dashboard")
+	return w.sessions.open(session, c.Response(), who)
 }
 
 // logout is POST /dashboard/logout. It ends the session on the server, so that a copied cookie is worth nothing.
-func (w *Web) logout(c echo.Context) error {
-	if w.sessions == nil {
-		return w.dashboardOff(c)
-	}
-	if err := w.sameOrigin(c); err != nil {
+func (w *Web) logout(c echo.Context, b *board, _ func(string) string) error {
+	if err := w.cfg.Service.RecordOperator(b.ctx, b.Op, broker.EventOperatorSignedOut, "ok", ""); err != nil {
 		return err
 	}
-	ctx, cancel := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
-	defer cancel()
-	session, err := w.sessions.load(c.Response(), c.Request().WithContext(ctx))
-	if err != nil {
-		return err
-	}
-	c.Response().Header().Del("Set-Cookie")
-	if err := w.sessions.end(session, c.Response()); err != nil {
-		return err
-	}
-	return c.Redirect(http.StatusSeeOther, "/dashboard")
+	return w.leaveSession(c, b, "here")
 }
 
-// operator makes the principal for broker's calls. There is one token, so whoever has it may do all.
-func (w *Web) operator(c echo.Context, id string) broker.Operator {
-	op := broker.Operator{ID: id, Role: broker.RoleAdmin}
+// leaveSession ends the session and shows the sign-in page.
+func (w *Web) leaveSession(c echo.Context, b *board, how string) error {
+	c.Response().Header().Del("Set-Cookie")
+	if err := w.sessions.end(b.session, c.Response()); err != nil {
+		return err
+	}
+	return c.Redirect(http.StatusSeeOther, "/dashboard/login?out="+how)
+}
+
+// operator is the principal of the session; false if nobody is signed in. What their groups may is looked up each time, so that a
+// role which is taken out of the configuration ends with that. There is one token, so whoever has it may do all.
+func (w *Web) operator(c echo.Context, session context.Context) (broker.Operator, bool) {
+	who := w.sessions.of(session)
+	op := broker.Operator{ID: who.id}
+	switch who.way {
+	case wayToken:
+		op.Grants = []broker.OperatorGrant{{Role: broker.RoleAdmin}}
+	case wayLogin:
+		op.Grants = w.cfg.Service.OperatorGrants(who.groups)
+	}
+	return w.asking(c, op), len(op.Grants) > 0
+}
+
+// asking is the operator with the request that events name.
+func (w *Web) asking(c echo.Context, op broker.Operator) broker.Operator {
 	if w.cfg.RequestID != nil {
 		op.RequestID = w.cfg.RequestID(c.Request())
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -19,6 +20,7 @@ type outcome struct {
 	Again      string
 	Reference  string // the request id, for whoever asks the operator. Never on a 404: its body is always the same
 	RetryAfter time.Duration
+	Board      boardWords // what operators read instead
 }
 
 // The outcomes that no error stands behind.
@@ -29,6 +31,7 @@ var (
 	badCallback      = outcome{Status: http.StatusBadRequest, Key: "bad_callback"}
 	serverError      = outcome{Status: http.StatusInternalServerError, Key: "server_error"}
 	busy             = outcome{Status: http.StatusServiceUnavailable, Key: "busy"}
+	disabled         = outcome{Status: http.StatusForbidden, Key: "disabled"} // by an operator
 	slowDown         = outcome{Status: http.StatusTooManyRequests, Key: "slow_down"}
 )
 
@@ -125,6 +128,9 @@ func outcomeOf(a area, err error) outcome {
 	if errors.Is(err, errGuessing) {
 		o = slowDown
 	}
+	if _, off := broker.DisabledBy(err); off {
+		o = disabled
+	}
 	var e *broker.Error
 	if errors.As(err, &e) {
 		if theirs, ok := loginOutcomes[code]; ok && e.AtLogin {
@@ -158,8 +164,12 @@ func (w *Web) show(c echo.Context, a area, o outcome) error {
 		o.Reference = w.cfg.RequestID(c.Request())
 	}
 	v := messageView{frame: w.frame(c, a), Outcome: o, Key: "outcome." + o.Key}
-	v.Title = v.title(v.Key + ".title")
-	if err := w.render(c, o.Status, "message", v); err != nil {
+	v.Title = cmp.Or(o.Board.Title, v.title(v.Key+".title"))
+	page := "message"
+	if v.Dashboard {
+		page = "board-message"
+	}
+	if err := w.render(c, o.Status, page, v); err != nil {
 		return c.String(o.Status, v.Title) // only a broken template gets here
 	}
 	return nil

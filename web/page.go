@@ -31,12 +31,12 @@ func loadPages(a assets) (pages, error) {
 			return permissionList{page, groups, isNew}
 		},
 		"whose": func(label template.HTML, account *accountView) labelled { return labelled{label, account} },
-	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html", "templates/permissions.html")
+	}).ParseFS(templateFiles, "templates/layout.html", "templates/icons.html", "templates/permissions.html", "templates/board.html", "templates/board-chart.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse layout: %w", err)
 	}
 	p := pages{}
-	for _, name := range []string{"consent", "finish", "message", "login", "connections", "off", "portal-link", "portal-wait", "portal", "portal-ask", "portal-end"} {
+	for _, name := range []string{"consent", "finish", "message", "board-message", "login", "off", "board-overview", "board-health", "board-accounts", "board-account", "board-account-ask", "board-account-link", "portal-link", "portal-wait", "portal", "portal-ask", "portal-end", "board-onward", "board-signin", "board-session", "board-operators", "board-switches", "board-switch-ask", "board-audit", "board-audit-reach", "board-audit-verify", "board-jobs", "board-job", "board-job-ask", "board-revoke-all"} {
 		t, err := layout.Clone()
 		if err == nil {
 			t, err = t.ParseFS(templateFiles, "templates/"+name+".html")

@@ -26,7 +26,9 @@ const (
 	areaVisitEnd // areaVisit, for what loading the page anew would not show
 	areaStatic
 	areaDashboard
-	areaStatus // JSON, not pages
+	areaLive             // its overview once it is shown, and the stream of that
+	areaOperatorCallback // of the dashboard; a GET of it has an effect
+	areaStatus           // JSON, not pages
 	areaSDK
 )
 
@@ -45,7 +47,7 @@ func (w *Web) secure(c echo.Context, a area) {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
 	switch a {
-	case areaDashboard, areaVisit, areaVisitEnd:
+	case areaDashboard, areaLive, areaOperatorCallback, areaVisit, areaVisitEnd:
 		// Not on the consent pages: it would cut window.opener, which those must tell how it went.
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	}
@@ -65,8 +67,8 @@ func (w *Web) policy(a area) string {
 		action = "'self' https: http://127.0.0.1:* http://localhost:*"
 	}
 	switch a {
-	case areaFinished, areaUndecided, areaVisit:
-		connect = "connect-src 'self'; " // the page at the end, and that with the code of a visit, asks itself for news
+	case areaFinished, areaUndecided, areaVisit, areaLive:
+		connect = "connect-src 'self'; " // the page at the end, that with the code of a visit, and the overview ask for news
 	}
 	return "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " + connect + "base-uri 'none'; frame-ancestors 'none'; form-action " + action
 }

@@ -1,10 +1,14 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -13,39 +17,72 @@ import (
 	"tokenbroker/broker"
 )
 
-// How long a login at the dashboard lasts.
+// How an operator signed in.
 const (
-	sessionIdle = 30 * time.Minute
-	sessionLife = 12 * time.Hour
+	wayToken = "token"
+	wayLogin = "login" // at the operators' OpenID Provider
 )
 
 // The values of a session.
 const (
 	sessionOperator = "operator"
-	sessionLogin    = "login" // which login token it was opened with
+	sessionName     = "name"
+	sessionGroups   = "groups"
+	sessionWay      = "way"
+	sessionLogin    = "login" // which token or provider it was opened with
+	sessionSince    = "since" // when, in ms
+	sessionEpoch    = "epoch" // of the operator, then
+	sessionForm     = "form"  // goes along with every form of the session
 )
+
+// Sessions keeps logins at the dashboard, and which of them were ended together.
+type Sessions interface {
+	broker.Sessions
+	broker.OperatorEpochs
+}
+
+// signedIn is who a session belongs to; the zero one: nobody.
+type signedIn struct {
+	way, id string
+	name    string
+	groups  []string // at the operators' provider, as far as roles hang on them
+	since   time.Time
+}
+
+// words is how people know the operator.
+func (s signedIn) words() string { return cmp.Or(s.name, s.id) }
 
 // sessions are the logins at the dashboard, kept on the server: logging out ends one for good.
 type sessions struct {
+	random  io.Reader
+	now     func() time.Time
 	manager *scs.SessionManager
-	digest  []byte // of the login token
-	login   string // names the login token, so that replacing it ends every session of the old one
+	epochs  broker.OperatorEpochs
+	digest  []byte // of the login token; empty: nobody signs in by it
+	// logins name what each way to sign in hangs on, so that another token, provider or client ends every session of the one before.
+	logins map[string]string
 }
 
-func newSessions(store broker.Sessions, digest []byte, cookie string, https bool) *sessions {
-	name := sha256.Sum256(append([]byte("tokenbroker dashboard login\x00"), digest...))
-	return &sessions{
-		digest: digest, login: hex.EncodeToString(name[:8]),
+func newSessions(cfg Config, digest []byte, cookie string, https bool) *sessions {
+	s := &sessions{
+		random: cfg.Random, now: cfg.Now, epochs: cfg.Sessions, digest: digest, logins: map[string]string{},
 		// Not scs.New: it starts a goroutine for a store in memory that is never used here.
 		manager: &scs.SessionManager{
-			IdleTimeout: sessionIdle, Lifetime: sessionLife, Store: sessionStore{store}, Codec: scs.GobCodec{},
+			IdleTimeout: cfg.SessionIdle, Lifetime: cfg.SessionLife, Store: sessionStore{cfg.Sessions}, Codec: scs.GobCodec{},
 			Cookie: scs.SessionCookie{Name: cookie, Path: "/", HttpOnly: true, Secure: https, SameSite: http.SameSiteStrictMode, Persist: true},
 		},
 	}
+	for way, what := range map[string]string{wayToken: string(digest), wayLogin: cfg.OperatorLogin} {
+		if what != "" {
+			name := sha256.Sum256([]byte("tokenbroker dashboard " + way + "\x00" + what))
+			s.logins[way] = hex.EncodeToString(name[:8])
+		}
+	}
+	return s
 }
 
-// load finds the request's session. A found one lives on from now, so it is stored again at once, before anything
-// slow: a logout meanwhile must not be undone by a late write.
+// load finds the request's session. A found one lives on from now, so it is stored again, unless it was ended meanwhile: a logout
+// must not be undone by a late write. One that is over counts as none.
 func (s *sessions) load(rw http.ResponseWriter, r *http.Request) (context.Context, error) {
 	token := ""
 	if found := r.CookiesNamed(s.manager.Cookie.Name); len(found) == 1 {
@@ -55,27 +92,113 @@ func (s *sessions) load(rw http.ResponseWriter, r *http.Request) (context.Contex
 	if err != nil {
 		return nil, storeDown(err)
 	}
-	if s.operator(ctx) == "" {
+	who := s.of(ctx)
+	if who.id == "" {
 		return ctx, nil
 	}
-	return ctx, s.commit(ctx, rw)
+	alive, err := s.alive(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	if alive {
+		switch err := s.commit(context.WithValue(ctx, keepKey{}, true), rw); {
+		case err == nil:
+			return ctx, nil
+		case !errors.Is(err, broker.ErrNotFound):
+			return nil, err
+		}
+	}
+	if ctx, err = s.manager.Load(r.Context(), ""); err != nil {
+		return nil, storeDown(err)
+	}
+	return ctx, nil
 }
 
-// operator is who is logged in, or "".
-func (s *sessions) operator(ctx context.Context) string {
-	if s.manager.GetString(ctx, sessionLogin) != s.login {
-		return ""
+// peek is load for a page that is open and asks by itself: that does not count as using the session.
+func (s *sessions) peek(r *http.Request) (context.Context, error) {
+	token := ""
+	if found := r.CookiesNamed(s.manager.Cookie.Name); len(found) == 1 {
+		token = found[0].Value
 	}
-	return s.manager.GetString(ctx, sessionOperator)
+	ctx, err := s.manager.Load(r.Context(), token)
+	if err != nil {
+		return nil, storeDown(err)
+	}
+	who := s.of(ctx)
+	if who.id == "" {
+		return ctx, nil
+	}
+	if alive, err := s.alive(ctx, who); err != nil || alive {
+		return ctx, err
+	}
+	if ctx, err = s.manager.Load(r.Context(), ""); err != nil {
+		return nil, storeDown(err)
+	}
+	return ctx, nil
+}
+
+// alive tells whether the session's operator has not ended all of their sessions since it began, nor an administrator, and whether
+// it is within the lifetime that is configured now.
+func (s *sessions) alive(ctx context.Context, who signedIn) (bool, error) {
+	if !s.now().Before(who.since.Add(s.manager.Lifetime)) {
+		return false, nil
+	}
+	epoch, err := s.epoch(ctx, who.id)
+	return err == nil && (epoch == "" || epoch == s.manager.GetString(ctx, sessionEpoch)), err
+}
+
+func (s *sessions) epoch(ctx context.Context, operator string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
+	epoch, err := s.epochs.OperatorEpoch(ctx, operator)
+	if err != nil {
+		// Also where it does not open: then nobody can say whether the session is over.
+		return "", storeDown(err)
+	}
+	return epoch, nil
+}
+
+// of is whose session it is.
+func (s *sessions) of(ctx context.Context) signedIn {
+	way := s.manager.GetString(ctx, sessionWay)
+	if login := s.manager.GetString(ctx, sessionLogin); login == "" || login != s.logins[way] {
+		return signedIn{}
+	}
+	groups, _ := s.manager.Get(ctx, sessionGroups).([]string)
+	return signedIn{
+		way: way, id: s.manager.GetString(ctx, sessionOperator), name: s.manager.GetString(ctx, sessionName), groups: groups,
+		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)),
+	}
+}
+
+// formToken is what each form of the session carries. A session without one, opened by an older version, accepts no form.
+func (s *sessions) formToken(ctx context.Context) string {
+	return cmp.Or(s.manager.GetString(ctx, sessionForm), "none")
 }
 
 // open logs in, under a new session id: one that was there before the login is worth nothing after it.
-func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, operator string) error {
+func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedIn) error {
+	epoch, err := s.epoch(ctx, who.id) // before the session is there: one that is ended meanwhile is over
+	if err != nil {
+		return err
+	}
+	if err := s.manager.Clear(ctx); err != nil {
+		return storeDown(err)
+	}
 	if err := s.manager.RenewToken(ctx); err != nil {
 		return storeDown(err)
 	}
-	s.manager.Put(ctx, sessionOperator, operator)
-	s.manager.Put(ctx, sessionLogin, s.login)
+	for name, value := range map[string]any{
+		sessionOperator: who.id, sessionName: who.name, sessionGroups: who.groups, sessionWay: who.way, sessionLogin: s.logins[who.way],
+		sessionSince: s.now().UnixMilli(), sessionEpoch: epoch,
+	} {
+		s.manager.Put(ctx, name, value)
+	}
+	form := make([]byte, 18)
+	if _, err := io.ReadFull(s.random, form); err != nil {
+		return fmt.Errorf("read randomness: %w", err)
+	}
+	s.manager.Put(ctx, sessionForm, base64.RawURLEncoding.EncodeToString(form))
 	return s.commit(ctx, rw)
 }
 
@@ -108,6 +231,9 @@ func storeDown(err error) error {
 	return broker.Errorf(broker.CodeTemporarilyUnavailable, "sessions can't be read or written").Because(err)
 }
 
+// keepKey marks a context in which a session is stored only if it is still there.
+type keepKey struct{}
+
 // sessionStore is the store of scs over ours. The methods without a context are never called: scs prefers those with.
 type sessionStore struct{ sessions broker.Sessions }
 
@@ -132,6 +258,9 @@ func (s sessionStore) FindCtx(ctx context.Context, token string) ([]byte, bool, 
 func (s sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
+	if keep, _ := ctx.Value(keepKey{}).(bool); keep {
+		return s.sessions.KeepSession(ctx, broker.NewSecret(token), data, expiry)
+	}
 	return s.sessions.SaveSession(ctx, broker.NewSecret(token), data, expiry)
 }
 

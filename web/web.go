@@ -42,8 +42,17 @@ type Service interface {
 	LinkStatus(ctx context.Context, link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
 	// Visits are those to "My connections".
 	Visits
-	// OperatorConnections pages through a tenant's connections.
-	OperatorConnections(ctx context.Context, op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
+	// Operators are signed in and out.
+	Operators
+	// Overviews are about all at once.
+	Overviews
+	// OperatorAccounts is about connected accounts.
+	OperatorAccounts
+	// OperatorSwitches disable and enable, and OperatorJobs take longer than a page.
+	OperatorSwitches
+	OperatorJobs
+	// TrailExplorer is about the audit trail.
+	TrailExplorer
 	// RecordOperator writes an operator.* event; durable on return.
 	RecordOperator(ctx context.Context, op broker.Operator, t broker.EventType, outcome, reason string) error
 }
@@ -54,17 +63,23 @@ var _ Service = (*broker.Service)(nil)
 type Config struct {
 	// Service answers the pages' questions; required.
 	Service Service
-	// Sessions keeps dashboard logins; required if DashboardTokenSHA256 is set.
-	Sessions broker.Sessions
+	// Sessions keeps dashboard logins; required if DashboardTokenSHA256 or OperatorLogin is set.
+	Sessions Sessions
 
 	// PublicURL is what browsers see: scheme and host, without a path. With https, cookies are Secure and __Host-.
 	PublicURL string
-	// DashboardTokenSHA256 is the SHA-256, in hex, of the operators' login token. Empty: the dashboard is off.
+	// DashboardTokenSHA256 is the SHA-256, in hex, of the operators' login token. Empty: nobody signs in by one.
 	DashboardTokenSHA256 string
+	// OperatorLogin names the operators' OpenID Provider and our client there, in words of the caller's: when they change, sessions
+	// end. Empty: nobody signs in there. Without either the dashboard is off.
+	OperatorLogin string
+	// SessionIdle ends a session of the dashboard that is not used for so long (default 30 min), SessionLife every one (default 12 h).
+	SessionIdle, SessionLife time.Duration
 	// Themes are how the pages look for the users of a client, by its id; a client that is not here has our own look.
 	Themes map[string]Theme
-	// Tenants that the dashboard can show, in this order.
+	// Tenants that the dashboard can show, and Clients that it can disable, in this order.
 	Tenants []string
+	Clients []broker.Client
 
 	// ClientIP tells the address of who asks, as the operator's trusted proxies report it. Required: limits count by it.
 	ClientIP func(*http.Request) string
@@ -84,6 +99,8 @@ type Config struct {
 	MissEvery time.Duration
 	// PageTimeout bounds a page that asks our store alone. Default 10 s.
 	PageTimeout time.Duration
+	// ExportTimeout bounds an export of audit events. Default 15 min.
+	ExportTimeout time.Duration
 	// FlowTimeout bounds what may ask a provider: starting and the callback. Default 90 s.
 	FlowTimeout time.Duration
 }
@@ -101,7 +118,11 @@ type Web struct {
 	cross     *http.CrossOriginProtection
 	misses    *limiter
 	logins    *limiter
+	starts    *limiter  // of sign-ins at the operators' provider, which leave a record each
 	sessions  *sessions // nil: no dashboard
+	streams   *liveStream
+	exports   *seats // for exports that run
+	reaches   *seats // and for questions what an agent could reach
 }
 
 // New checks the config and prepares the pages.
@@ -119,7 +140,8 @@ func New(cfg Config) (*Web, error) {
 		cfg.MissBurst = 30
 	}
 	for d, def := range map[*time.Duration]time.Duration{
-		&cfg.MissEvery: 2 * time.Second, &cfg.PageTimeout: 10 * time.Second, &cfg.FlowTimeout: 90 * time.Second,
+		&cfg.MissEvery: 2 * time.Second, &cfg.PageTimeout: 10 * time.Second, &cfg.FlowTimeout: 90 * time.Second, &cfg.ExportTimeout: 15 * time.Minute,
+		&cfg.SessionIdle: 30 * time.Minute, &cfg.SessionLife: 12 * time.Hour,
 	} {
 		if *d <= 0 {
 			*d = def
@@ -127,8 +149,10 @@ func New(cfg Config) (*Web, error) {
 	}
 	w := &Web{
 		cfg: cfg, origin: origin, https: origin.Scheme == "https", cross: http.NewCrossOriginProtection(),
-		misses: newLimiter(cfg.Now, cfg.MissBurst, cfg.MissEvery),
-		logins: newLimiter(cfg.Now, loginBurst, loginEvery),
+		streams: newLiveStream(),
+		misses:  newLimiter(cfg.Now, cfg.MissBurst, cfg.MissEvery),
+		logins:  newLimiter(cfg.Now, loginBurst, loginEvery), starts: newLimiter(cfg.Now, startBurst, startEvery),
+		exports: newSeats(exportsAtOnce, exportsEach), reaches: newSeats(reachesAtOnce, reachesEach),
 	}
 	if err := w.cross.AddTrustedOrigin(origin.String()); err != nil {
 		return nil, fmt.Errorf("web: trust own origin: %w", err)
@@ -144,17 +168,17 @@ func New(cfg Config) (*Web, error) {
 	if w.pages, err = loadPages(w.assets); err != nil {
 		return nil, err
 	}
-	if cfg.DashboardTokenSHA256 == "" {
+	if cfg.DashboardTokenSHA256 == "" && cfg.OperatorLogin == "" {
 		return w, nil
 	}
 	digest, err := hex.DecodeString(cfg.DashboardTokenSHA256)
-	if err != nil || len(digest) != sha256.Size {
+	if err != nil || (len(digest) != 0 && len(digest) != sha256.Size) {
 		return nil, errors.New("web: DashboardTokenSHA256 must be 64 hex digits")
 	}
 	if cfg.Sessions == nil {
 		return nil, errors.New("web: the dashboard needs Sessions")
 	}
-	w.sessions = newSessions(cfg.Sessions, digest, w.cookieName("tb_dashboard"), w.https)
+	w.sessions = newSessions(cfg, digest, w.cookieName("tb_dashboard"), w.https)
 	return w, nil
 }
 
@@ -174,9 +198,26 @@ func (w *Web) Register(e *echo.Echo) {
 	w.add(e, "/portal/session/:id/disconnect/:connection", areaVisit, methods{http.MethodGet: w.askDisconnect})
 	w.add(e, "/static/:file", areaStatic, methods{http.MethodGet: w.asset})
 	w.add(e, "/theme/:file", areaStatic, methods{http.MethodGet: w.theme})
-	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.dashboard})
-	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodPost: w.login})
-	w.add(e, "/dashboard/logout", areaDashboard, methods{http.MethodPost: w.logout})
+	w.add(e, "/dashboard", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitOverview, w.overview)})
+	w.add(e, "/dashboard/live", areaLive, methods{http.MethodGet: w.live})
+	w.add(e, "/dashboard/health", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitHealth, w.health)})
+	w.add(e, "/dashboard/accounts", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitAccounts, w.accounts), http.MethodPost: w.boardAction(broker.PermitAccounts, w.findAccounts)})
+	w.add(e, "/dashboard/accounts/:id", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitAccounts, w.account)})
+	w.add(e, "/dashboard/accounts/:id/:action", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitActions, w.askAccountAction), http.MethodPost: w.boardAction(broker.PermitActions, w.doAccountAction)})
+	w.add(e, "/dashboard/switches", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitSwitch, w.switches)})
+	w.add(e, "/dashboard/switches/:action", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitSwitch, w.askSwitch), http.MethodPost: w.boardAction(broker.PermitSwitch, w.turnSwitch)})
+	w.add(e, "/dashboard/revoke-all", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitStopAll, w.askRevokeAll), http.MethodPost: w.boardAction(broker.PermitStopAll, w.startRevokeAll)})
+	w.add(e, "/dashboard/jobs", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitExport, w.jobs)})
+	w.add(e, "/dashboard/jobs/:id", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitExport, w.job)})
+	w.add(e, "/dashboard/jobs/:id/:action", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitExport, w.askJob), http.MethodPost: w.boardAction(broker.PermitExport, w.changeJob)})
+	w.addAudit(e)
+	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodGet: w.showLogin, http.MethodPost: w.login})
+	w.add(e, "/dashboard/login/start", areaDashboard, methods{http.MethodPost: w.startSignIn})
+	w.add(e, "/dashboard/callback", areaOperatorCallback, methods{http.MethodGet: w.operatorCallback})
+	w.add(e, "/dashboard/session", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitSignedIn, w.ownSession)})
+	w.add(e, "/dashboard/session/end", areaDashboard, methods{http.MethodPost: w.boardAction(broker.PermitSignedIn, w.endOwnSessions)})
+	w.add(e, "/dashboard/operators", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitOperators, w.operators), http.MethodPost: w.boardAction(broker.PermitOperators, w.endSessions)})
+	w.add(e, "/dashboard/logout", areaDashboard, methods{http.MethodPost: w.boardAction(broker.PermitSignedIn, w.logout)})
 	for _, rest := range []string{"/connect", "/connect/*", "/oauth2", "/oauth2/*", "/consent", "/consent/*", "/portal", "/portal/*", "/static", "/static/*", "/theme", "/theme/*", "/sdk", "/sdk/*"} {
 		e.RouteNotFound(rest, w.NotFound)
 	}
@@ -200,7 +241,7 @@ func (w *Web) add(e *echo.Echo, path string, a area, allowed methods) {
 	var allow []string
 	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 		h, ok := allowed[m]
-		if m == http.MethodHead && a != areaCallback && a != areaSignIn && a != areaEntrance {
+		if m == http.MethodHead && a != areaCallback && a != areaSignIn && a != areaEntrance && a != areaOperatorCallback && a != areaLive {
 			h, ok = allowed[http.MethodGet]
 		}
 		if ok {
@@ -256,7 +297,7 @@ func (w *Web) begin(ctx context.Context, r *http.Request, limit time.Duration) (
 	return context.WithTimeout(ctx, limit)
 }
 
-// fail shows the page for an error. The page's words come from tables here, never from the error.
+// fail shows the page for an error. The page's words come from tables here, never from the error; only the dashboard says what the broker wrote for its callers.
 func (w *Web) fail(c echo.Context, a area, err error) error {
 	o := outcomeOf(a, err)
 	level := slog.LevelDebug
@@ -268,5 +309,8 @@ func (w *Web) fail(c echo.Context, a area, err error) error {
 		level = slog.LevelError
 	}
 	w.cfg.Log.Log(c.Request().Context(), level, "page failed", "route", c.Path(), "code", string(broker.CodeOf(err)), "status", o.Status, "error", err)
+	if a == areaDashboard {
+		o.Board = boardTrouble(err, o, c.Request().Method == http.MethodPost)
+	}
 	return w.show(c, a, o)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -30,6 +31,7 @@ const (
 
 // site is the pages without a listener, and the cookies of one browser.
 type site struct {
+	pages    *web.Web
 	t        *testing.T
 	echo     *echo.Echo
 	service  *webtest.Service
@@ -57,6 +59,7 @@ func newSite(t *testing.T, publicURL string, change func(*web.Config)) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.pages = w
 	w.Register(s.echo)
 	s.echo.RouteNotFound("/*", w.NotFound)
 	s.service.Open = func(link broker.Secret) (broker.ConsentPage, error) {
@@ -95,9 +98,16 @@ func (s *site) get(path string) *http.Response {
 	return s.send(httptest.NewRequest(http.MethodGet, path, nil))
 }
 
-// post sends a form as a browser does from our own page.
+// post sends a form as a browser does from our own page; one of the dashboard with the token of its session.
 func (s *site) post(path string, form url.Values) *http.Response {
 	s.t.Helper()
+	if strings.HasPrefix(path, "/dashboard/") && path != "/dashboard/login" && !form.Has("form") {
+		form = maps.Clone(form)
+		if form == nil {
+			form = url.Values{}
+		}
+		form.Set("form", s.formToken())
+	}
 	return s.send(formRequest(path, form, "same-origin"))
 }
 
@@ -127,6 +137,17 @@ func (s *site) nonce() string {
 func (s *site) decide(action string) *http.Response {
 	s.t.Helper()
 	return s.post(linkPath, url.Values{"nonce": {s.nonce()}, "action": {action}})
+}
+
+var formField = regexp.MustCompile(`name="form" value="([^"]+)"`)
+
+// formToken is what the forms of the dashboard carry in this session; "" without one.
+func (s *site) formToken() string {
+	s.t.Helper()
+	if m := formField.FindStringSubmatch(body(s.t, s.get("/dashboard"))); m != nil {
+		return m[1]
+	}
+	return ""
 }
 
 func (s *site) signIn() {

@@ -303,6 +303,15 @@ const maxShown = 120
 // plain takes out what could make a stranger's text look like something else: control characters, and those that are
 // invisible or turn the direction of writing. html/template takes care of markup.
 func plain(s string) string {
+	s = plainWhole(s)
+	if runes := []rune(s); len(runes) > maxShown {
+		return string(runes[:maxShown-1]) + "…"
+	}
+	return s
+}
+
+// plainWhole is plain for what is bounded already, and must be seen whole.
+func plainWhole(s string) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case r == '\u200d' || r == '\u200c':
@@ -314,11 +323,7 @@ func plain(s string) string {
 		}
 		return r
 	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if runes := []rune(s); len(runes) > maxShown {
-		return string(runes[:maxShown-1]) + "…"
-	}
-	return s
+	return strings.Join(strings.Fields(s), " ")
 }
 
 // originsJSON is the list for the script. Only exact web origins are in it, never "*" (RFC 9700 section 4.17).

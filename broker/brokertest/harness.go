@@ -22,6 +22,8 @@ type Harness struct {
 	Client   broker.Client
 	// OpenID is the tenant's own OpenID Provider, where Client.Login is set.
 	OpenID *OpenID
+	// Operators are where operators sign in, with OperatorRoles.
+	Operators *Operators
 	// Replicas of the service; Service is the first.
 	Replicas []*broker.Service
 	Service  *broker.Service
@@ -31,6 +33,8 @@ type Harness struct {
 	Log *Log
 	// Registries are what each replica knows of tenants' connectors.
 	Registries []*Registry
+	// Tallies are what the replicas counted.
+	Tallies *Tallies
 	// Full: the store has little room left.
 	Full atomic.Bool
 }
@@ -87,6 +91,12 @@ func Files() broker.Connector {
 // New makes a harness of n replicas.
 func New(t testing.TB, n int) *Harness {
 	t.Helper()
+	return NewWith(t, n, func(*broker.Config) {})
+}
+
+// NewWith is New with a change of each replica's configuration.
+func NewWith(t testing.TB, n int, change func(*broker.Config)) *Harness {
+	t.Helper()
 	h := &Harness{
 		Store:    NewStore(time.Now),
 		Provider: &Provider{Now: time.Now, Lifetime: time.Hour, Account: broker.Account{ID: "u1", Name: "Alice", Email: "alice@example.com"}},
@@ -94,16 +104,37 @@ func New(t testing.TB, n int) *Harness {
 		Conns:    Connectors{Files()},
 		Log:      &Log{},
 		OpenID:   &OpenID{},
+
+		Operators: &Operators{},
+		Tallies:   &Tallies{},
 	}
 	for i := range n {
 		registry := &Registry{Fixed: h}
 		h.Registries = append(h.Registries, registry)
-		s, err := broker.New(broker.Config{
-			Connections: h.Store, Refreshes: h.Store, Schedule: h.Store, Shared: h.Store, Revocations: h.Store, Consents: h.Store, Portals: h.Store, Audit: h.Store, Placement: h.Store, Cursors: h.Store,
-			Upstream: h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
-			Client:    func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
+		cfg := broker.Config{
+			Connections: h.Store,
+			Index:       h.Store,
+			Search:      h.Store, Verifier: h.Store, Retention: h.Store,
+			Refreshes:   h.Store,
+			Schedule:    h.Store,
+			Shared:      h.Store,
+			Revocations: h.Store,
+			Consents:    h.Store,
+			Portals:     h.Store,
+			Audit:       h.Store,
+			Placement:   h.Store,
+			Cursors:     h.Store,
+			Jobs:        h.Store,
+			Switches:    h.Store,
+			Guesses:     h.Store,
+			Upstream:    h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
+			Client:         func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
+			OperatorLogins: h.Operators, OperatorSignIns: h.Operators, OperatorEpochs: h.Operators, OperatorRoles: OperatorRoles(),
+			Counters:  h.Tallies,
 			StoreFull: h.Full.Load, Now: time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
-		})
+		}
+		change(&cfg)
+		s, err := broker.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

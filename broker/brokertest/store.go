@@ -23,6 +23,10 @@ type Store struct {
 	// After is called when UpdateConsent or CompleteConsent was carried out; an error is returned in place of the answer: that
 	// got lost. nil: nothing.
 	After func(ctx context.Context, operation string) error
+	// Verified, if set, answers VerifyTrail.
+	Verified func(tenant, position string) broker.VerifiedTrail
+	// Kept is from when on events are kept.
+	Kept time.Time
 	// Leased is called when a lease was taken, before the caller hears of it: the place where a process may be stopped.
 	Leased func()
 
@@ -38,6 +42,12 @@ type Store struct {
 	enlisted map[string]bool
 	Trail    []broker.Entry
 	fence    int64
+
+	jobs    map[string]*job
+	jobOnce map[string]string
+
+	switches broker.SwitchTable
+	guesses  map[string]guess
 
 	connectors      map[string]broker.TenantConnector
 	connectorWrites int
@@ -65,7 +75,7 @@ type alternate struct {
 
 // NewStore makes an empty one.
 func NewStore(now func() time.Time) *Store {
-	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, portals: map[string]broker.Portal{}, visited: map[string]portalWrite{}, shared: map[string]*shared{}, holdings: map[string]*holding{}, enlisted: map[string]bool{}}
+	return &Store{Now: now, records: map[string]*record{}, consents: map[string]broker.Consent{}, written: map[string]consentWrite{}, once: map[string]time.Time{}, portals: map[string]broker.Portal{}, visited: map[string]portalWrite{}, shared: map[string]*shared{}, holdings: map[string]*holding{}, enlisted: map[string]bool{}, guesses: map[string]guess{}}
 }
 
 func (s *Store) enter(ctx context.Context, operation string) (func(), error) {
@@ -129,6 +139,12 @@ func (s *Store) OfSubject(ctx context.Context, tenant, subject, connector string
 		return nil, err
 	}
 	defer done()
+	conns := s.ofSubject(tenant, subject, connector)
+	s.remember(tenant, subject, connector, conns)
+	return conns, nil
+}
+
+func (s *Store) ofSubject(tenant, subject, connector string) []broker.Connection {
 	var found []*record
 	for _, r := range s.records {
 		if r.conn.Tenant == tenant && r.conn.Subject == subject && (connector == "" || r.conn.Connector == connector) {
@@ -140,7 +156,7 @@ func (s *Store) OfSubject(ctx context.Context, tenant, subject, connector string
 	for i, r := range found {
 		conns[i] = r.conn
 	}
-	return conns, nil
+	return conns
 }
 
 // Connection is part of broker.Connections.
@@ -189,7 +205,7 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, key string,
 	if err != nil {
 		return broker.Secret{}, err
 	}
-	if r.conn.Generation != conn.Generation || r.conn.Status != broker.ConnectionActive {
+	if r.conn.Generation != conn.Generation || r.conn.Status != broker.ConnectionActive || s.switches.Mark != conn.Switches {
 		return broker.Secret{}, broker.ErrConflict
 	}
 	if r.corrupt {

@@ -41,6 +41,7 @@ type app struct {
 	store     *vault.Store
 	registry  *providers.Registry
 	logins    *login.Clients
+	operators *login.Operators // nil: operators have no OpenID Provider
 	service   *broker.Service
 	ready     *readiness
 	full      atomic.Bool  // checkMemory
@@ -49,6 +50,11 @@ type app struct {
 	stopSpool func()
 	outage    *outage
 	handler   http.Handler // what listens on the main address
+
+	id     string     // names this process among the replicas, anew with every start
+	report lastReport // of ready
+	forms  *formGate
+	pages  *web.Web
 }
 
 // newApp joins the parts, in the order in which they need one another. It sends nothing, except to ask Redis whether it
@@ -77,10 +83,13 @@ func (a *app) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.forms = newFormGate(c.StoredForm, cfg.Ephemeral, func(ctx context.Context) ([]broker.Replica, time.Time, error) { return a.store.AllReplicas(ctx) }, time.Now)
 	if a.store, err = vault.New(vault.Config{
+		Compact: a.forms.open,
 		Confirm: c.RedisOpts.WaitReplicas > 0 || c.RedisOpts.WaitDisk, Count: counted,
 		Backend: a.backend, Keyset: cfg.Keyset, ReloadKeyset: a.reloadKeyset, SpoolDir: c.SpoolDir, Orphan: a.revokeOrphan,
-		Now: time.Now, Random: rand.Reader, Log: cfg.Log,
+		Retention: c.Retention,
+		Now:       time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
 		return err
 	}
@@ -96,13 +105,16 @@ func (a *app) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.id = owner
 	clients := map[string]broker.Client{}
 	var logins []login.ClientConfig
 	var keys []api.ClientKey
 	var tenants []string
+	var everyClient []broker.Client
 	themes := map[string]web.Theme{}
 	for _, client := range c.Clients {
 		clients[client.Client.ID], themes[client.Client.ID] = client.Client, client.Theme
+		everyClient = append(everyClient, client.Client)
 		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256})
 		if client.Login != nil {
 			logins = append(logins, *client.Login)
@@ -114,11 +126,34 @@ func (a *app) join(ctx context.Context) (err error) {
 	if a.logins, err = login.New(login.Config{Clients: logins, Now: time.Now}); err != nil {
 		return err
 	}
+	operators, err := a.operatorLogin()
+	if err != nil {
+		return err
+	}
 	if a.service, err = broker.New(broker.Config{
-		Connections: a.store, Refreshes: a.store, Schedule: a.store, Shared: a.store, Revocations: a.store, Consents: a.store, Portals: a.store, Audit: a.store, Placement: a.store, Cursors: a.store,
-		Upstream: a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
+		Connections: a.store,
+		Index:       a.store,
+		Search:      a.store, Verifier: a.store, Retention: a.store,
+		Refreshes:   a.store,
+		Schedule:    a.store,
+		Shared:      a.store,
+		Revocations: a.store,
+		Consents:    a.store,
+		Portals:     a.store,
+		Audit:       a.store,
+		Placement:   a.store,
+		Cursors:     a.store,
+		Jobs:        a.store,
+		Counters:    a.store,
+		Replicas:    a.store,
+		StoreHealth: storeHealth{a.backend, c.Volatile || cfg.Ephemeral},
+		Backlogs:    a.store,
+		Switches:    a.store,
+		Guesses:     a.store,
+		Upstream:    a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
-		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
+		OperatorLogins: operators, OperatorSignIns: a.store, OperatorEpochs: a.store, OperatorRoles: c.Dashboard.Roles,
+		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), RefreshesAtOnce: c.RefreshesAtOnce, StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
 		return err
 	}
@@ -129,12 +164,14 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	pages, err := web.New(web.Config{
-		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants, Themes: themes,
+		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants, Clients: everyClient, Themes: themes,
+		OperatorLogin: c.Dashboard.loginName(), SessionIdle: c.Dashboard.Idle, SessionLife: c.Dashboard.Absolute,
 		ClientIP: address, RequestID: requestID, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	})
 	if err != nil {
 		return err
 	}
+	a.pages = pages
 	router := newRouter(cfg.Log, address)
 	rest.Register(router)
 	pages.Register(router)
@@ -332,6 +369,9 @@ func (a *app) close() {
 	}
 	if a.logins != nil {
 		a.logins.Close()
+	}
+	if a.operators != nil {
+		a.operators.Close()
 	}
 	if a.backend != nil {
 		_ = a.backend.Close()

@@ -31,7 +31,7 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	// The background work stops before the service is drained, but after the last request.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var workers sync.WaitGroup
-	for _, work := range []func(context.Context) error{a.service.Run, a.store.Run, a.watchKeyset, a.watchReadiness} {
+	for _, work := range []func(context.Context) error{a.service.Run, a.store.Run, a.watchKeyset, a.watchReadiness, a.beat} {
 		workers.Go(func() {
 			if err := work(background); err != nil && background.Err() == nil {
 				a.cfg.Log.Error("background work ended", "error", err)
@@ -53,6 +53,7 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	wait(main.done, c.ShutdownDelay)
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownTimeout)
 	defer cancel()
+	a.pages.EndLive()
 	a.service.EndFollowing() // those who wait for news are answered now, and come again elsewhere
 	failed := main.shutdown(deadline)
 	stop()
@@ -141,6 +142,7 @@ func (a *app) watchReadiness(ctx context.Context) error {
 			return // that it is ending is no news to whoever ends it
 		}
 		measure(ctx, ready, checks)
+		a.report.set(ready, checks)
 		reason := unusable(ready, checks)
 		a.outage.tell(ctx, a.cfg.Log, reason)
 		if maps.Equal(checks, before) {

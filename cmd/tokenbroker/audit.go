@@ -52,8 +52,8 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 		return fmt.Errorf("the trail could not be read to its end: %w", err)
 	}
 	if len(report.Faults) == 0 {
-		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s\n",
-			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"))
+		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s\n",
+			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), dropped(report.Dropped))
 		return nil
 	}
 	// What nobody but a tamperer does comes first.
@@ -67,15 +67,15 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 		return 1
 	})
 	for _, f := range report.Faults[1:] {
-		_, _ = fmt.Fprintf(con.out, "also bad: %s: %s\n", faultPlace(f), f.What)
+		_, _ = fmt.Fprintf(con.out, "also bad: %s: %s\n", f.Place(), f.What)
 	}
 	first, all := report.Faults[0], counted(len(report.Faults), "bad place", "bad places")
 	if first.Lost {
 		return fmt.Errorf("the audit trail has gaps, and is otherwise as it was written: the first bad event is %s: %s, in a crash or failover or because somebody set it back: compare with when Redis last started or changed its master; %s in all",
-			faultPlace(first), first.What, all)
+			first.Place(), first.What, all)
 	}
 	return fmt.Errorf("the audit trail was tampered with: the first bad event is %s: %s; what lies behind it in that stream was not looked at; %s in all",
-		faultPlace(first), first.What, all)
+		first.Place(), first.What, all)
 }
 
 func firstAnswer(ctx context.Context, backend *redisstore.Store) error {
@@ -84,24 +84,12 @@ func firstAnswer(ctx context.Context, backend *redisstore.Store) error {
 	return backend.Health(ctx)
 }
 
-// faultPlace names the bad event, or what is around it where that is all that is left.
-func faultPlace(f vault.Fault) string {
-	event := f.Event
-	switch {
-	case event != "":
-	case f.After != "" && f.Before != "":
-		event = "after event " + f.After + " and before event " + f.Before
-	case f.After != "":
-		event = "after event " + f.After
-	case f.Before != "":
-		event = "before event " + f.Before
-	default:
-		event = "one that nothing around it names any more"
+// dropped tells of what is missing because events are not kept for good.
+func dropped(entries int) string {
+	if entries == 0 {
+		return ""
 	}
-	if f.Entry == "" {
-		return fmt.Sprintf("%s (stream %s)", event, f.Stream)
-	}
-	return fmt.Sprintf("%s (stream %s, entry %s)", event, f.Stream, f.Entry)
+	return fmt.Sprintf("; %s before them were dropped, as audit.retention says", counted(entries, "entry", "entries"))
 }
 
 func counted(n int, one, many string) string {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +46,15 @@ type Config struct {
 	// EarlyRefreshes is how many grants of one provider this process refreshes ahead of need at the same time; default 16,
 	// 0: it refreshes when somebody asks.
 	EarlyRefreshes int
+	// RefreshesAtOnce is how many refreshes of one OAuth client this process has under way at its provider, whoever they are for; default
+	// 128, at most 256, which is how many connections it makes to a provider's host.
+	RefreshesAtOnce int
+
+	// StoredForm is the form in which records are written: 1, which the version before this one reads, or 2. 0: the second one as
+	// soon as no replica of an older version was seen for ten minutes.
+	StoredForm int
+	// Retention is how long audit events are kept; the zero value: for good.
+	Retention vault.Retention
 
 	// Notes are not problems, but the operator should know them.
 	Notes []string
@@ -56,11 +64,6 @@ type Config struct {
 type KeysetConfig struct {
 	File string
 	KEK  string // env:NAME or a KMS key URI; a reference, no secret
-}
-
-// DashboardConfig is the operators' login.
-type DashboardConfig struct {
-	TokenSHA256 string // 64 lower-case hex digits, or "": the dashboard is not enabled
 }
 
 // ClientConfig is a client with the hashes of its API keys, and with what only its edges need.
@@ -96,7 +99,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg := &Config{}
 	o, ok := s.object(root, "", "listen", "ops_listen", "public_url", "trusted_proxies", "redis", "allow_volatile_redis", "keyset",
 		"spool_dir", "dashboard", "clients", "connectors", "providers", "log_level", "shutdown_delay", "shutdown_timeout",
-		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes")
+		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes", "refreshes_at_once", "stored_form", "audit")
 	if !ok {
 		return cfg
 	}
@@ -128,16 +131,19 @@ func (s *source) config(root *yaml.Node) *Config {
 			}
 		}
 	}
-	cfg.Dashboard = o.dashboard()
 	cfg.LogLevel = o.logLevel()
 	cfg.ShutdownDelay = o.duration("shutdown_delay", time.Second, 0, 5*time.Minute)
 	cfg.ShutdownTimeout = o.duration("shutdown_timeout", time.Minute, time.Second, time.Hour)
 
 	cfg.EarlyRefreshes = o.number("early_refreshes", 16, 0, 1000)
+	cfg.RefreshesAtOnce = o.number("refreshes_at_once", 128, 1, 256)
+	cfg.StoredForm = o.number("stored_form", 0, 1, knownForms)
+	cfg.Retention = o.retention()
 
 	cfg.Connectors = o.connectors()
 	cfg.Providers = o.providers(cfg.Connectors)
 	cfg.Clients = o.clients(cfg.Connectors)
+	cfg.Dashboard = o.dashboard(cfg.Clients)
 	return cfg
 }
 
@@ -209,27 +215,6 @@ func (o object) openKeyset(cfg KeysetConfig) *vault.Keyset {
 		o.fail(key, ":", o.get(key), "%s", err)
 	}
 	return keys
-}
-
-func (o object) dashboard() DashboardConfig {
-	n := o.get("dashboard")
-	if n == nil {
-		return DashboardConfig{}
-	}
-	d, ok := o.s.object(n, "dashboard", "token_sha256")
-	if !ok {
-		return DashboardConfig{}
-	}
-	node, text, ok := d.scalar("token_sha256")
-	if !ok {
-		return DashboardConfig{}
-	}
-	digest, err := sha256Hex(text)
-	if err != nil {
-		o.s.report(node, "dashboard.token_sha256 %s", err)
-		return DashboardConfig{}
-	}
-	return DashboardConfig{TokenSHA256: hex.EncodeToString(digest[:])}
 }
 
 func (o object) logLevel() slog.Level {

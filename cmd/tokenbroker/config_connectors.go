@@ -20,7 +20,7 @@ func (o object) connectors() []providers.ConnectorConfig {
 	first := map[string]int{}
 	for i, n := range nodes {
 		c, ok := o.s.object(n, fmt.Sprintf("connectors[%d]", i), "id", "name", "provider", "client_id", "client_secret", "previous_client_secret", "client_generation",
-			"notice_secret", "scopes", "default_scopes", "vars", "pkce",
+			"notice_secret", "refreshes_at_once", "scopes", "default_scopes", "vars", "pkce",
 			"grant", "device", "tenants", "assertion", "impersonate")
 		if !ok {
 			continue
@@ -53,6 +53,7 @@ func (o object) connectors() []providers.ConnectorConfig {
 		connector.DefaultScopes = plain(defaults)
 		connector.Vars = c.vars()
 		connector.PKCE = c.text("pkce", "", oneLine)
+		connector.RefreshesAtOnce = c.number("refreshes_at_once", 0, 1, 100_000)
 		c.grant(&connector)
 		out = append(out, connector)
 	}

@@ -16,37 +16,49 @@ func (o object) login(client string) *login.ClientConfig {
 	if n == nil {
 		return nil
 	}
-	l, ok := o.s.object(n, o.at("login"), "issuer", "client_id", "client_secret", "token_endpoint_auth_method", "scopes", "subject_claim", "endpoint_hosts")
+	l, ok := o.s.object(n, o.at("login"), append(loginKeys(), "subject_claim")...)
 	if !ok {
 		return nil
 	}
-	l.need("issuer", "https://sso.example.com")
-	l.need("client_id", "tokenbroker")
-	cfg := &login.ClientConfig{
-		ID: client, Issuer: l.text("issuer", "", issuerURL), ClientID: l.text("client_id", "", oneLine),
-		AuthMethod: l.text("token_endpoint_auth_method", "", oneOf(login.AuthBasic, login.AuthPost, login.AuthNone)),
+	cfg := l.loginClient("tokenbroker")
+	cfg.ID = client
+	cfg.SubjectClaim = l.text("subject_claim", "sub", claimName)
+	l.noteClaim(&cfg)
+	return &cfg
+}
+
+// loginKeys are what every OAuth client at an OpenID Provider has, where people sign in.
+func loginKeys() []string {
+	return []string{"issuer", "client_id", "client_secret", "token_endpoint_auth_method", "scopes", "endpoint_hosts"}
+}
+
+// loginClient reads those.
+func (o object) loginClient(example string) login.ClientConfig {
+	o.need("issuer", "https://sso.example.com")
+	o.need("client_id", example)
+	cfg := login.ClientConfig{
+		Issuer: o.text("issuer", "", issuerURL), ClientID: o.text("client_id", "", oneLine),
+		AuthMethod: o.text("token_endpoint_auth_method", "", oneOf(login.AuthBasic, login.AuthPost, login.AuthNone)),
 	}
-	secret, given := l.secret("client_secret")
+	secret, given := o.secret("client_secret")
 	if given {
 		if _, err := oneLine(secret.Reveal()); err != nil {
-			l.fail("client_secret", "", l.get("client_secret"), "%s", err)
+			o.fail("client_secret", "", o.get("client_secret"), "%s", err)
 		}
 		cfg.ClientSecret = secret
 	}
 	switch {
 	case cfg.AuthMethod == login.AuthNone && given:
-		l.fail("token_endpoint_auth_method", "", l.get("token_endpoint_auth_method"), "is none, but there is a client_secret; remove one of them")
+		o.fail("token_endpoint_auth_method", "", o.get("token_endpoint_auth_method"), "is none, but there is a client_secret; remove one of them")
 	case given, cfg.AuthMethod == "", cfg.AuthMethod == login.AuthNone:
 	default:
-		l.fail("client_secret", "", l.node, "is missing; %s needs it", cfg.AuthMethod)
+		o.fail("client_secret", "", o.node, "is missing; %s needs it", cfg.AuthMethod)
 	}
-	scopes, given := l.texts("scopes", scopeToken)
+	scopes, given := o.texts("scopes", scopeToken)
 	if cfg.Scopes = plain(scopes); given && !slices.Contains(cfg.Scopes, "openid") {
-		l.fail("scopes", "", l.get("scopes"), "must hold openid: without it the provider tells nobody who signed in (OpenID Connect Core section 3.1.2.1)")
+		o.fail("scopes", "", o.get("scopes"), "must hold openid: without it the provider tells nobody who signed in (OpenID Connect Core section 3.1.2.1)")
 	}
-	cfg.SubjectClaim = l.text("subject_claim", "sub", claimName)
-	l.noteClaim(cfg)
-	hosts, _ := l.texts("endpoint_hosts", hostAndPort)
+	hosts, _ := o.texts("endpoint_hosts", hostAndPort)
 	cfg.EndpointHosts = plain(hosts)
 	return cfg
 }

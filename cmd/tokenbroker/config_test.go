@@ -37,7 +37,7 @@ func testEnvironment(variables map[string]string, files map[string]string) envir
 			if err != nil {
 				return nil, err
 			}
-			return vault.CreateKeyset(kek)
+			return vault.CreateKeyset(kek, time.Now())
 		},
 		readFile: func(path string, _ int64) ([]byte, error) {
 			if text, ok := files[path]; ok {
@@ -94,6 +94,33 @@ func TestDefaults(t *testing.T) {
 		0, true, "/etc/tb/keyset.json"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRetentionIsRead: what drops events is noted, and nothing is dropped that nobody asked for.
+func TestRetentionIsRead(t *testing.T) {
+	for _, c := range []struct {
+		text, note string
+		age        time.Duration
+		entries    int64
+	}{
+		{"", "", 0, 0},
+		{"audit: {}\n", "", 0, 0},
+		{"audit: {retention: {}}\n", "", 0, 0},
+		{"audit: {retention: {age: 90d}}\n", "older than 90 days", 90 * 24 * time.Hour, 0},
+		{"audit: {retention: {entries: 5000000000}}\n", "more than 5000000000 entries", 0, 5_000_000_000},
+		{"audit: {retention: {age: 7d, entries: 100000}}\n", "older than 7 days, or when the trail has more than 100000 entries", 7 * 24 * time.Hour, 100_000},
+	} {
+		cfg, err := load(t, minimal+c.text, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Retention.Age != c.age || cfg.Retention.Entries != c.entries {
+			t.Errorf("%q: %v, %d", c.text, cfg.Retention.Age, cfg.Retention.Entries)
+		}
+		if c.note == "" && len(cfg.Notes) != 0 || c.note != "" && (len(cfg.Notes) != 1 || !strings.Contains(cfg.Notes[0], c.note)) {
+			t.Errorf("%q: notes %q", c.text, cfg.Notes)
+		}
 	}
 }
 
@@ -190,7 +217,15 @@ func TestProblems(t *testing.T) {
 		{"port", minimal + "listen: 127.0.0.1:65536", "4: listen must end with a port"},
 		{"level", minimal + "log_level: loud", "4: log_level must be one of"},
 		{"duration", minimal + "shutdown_delay: 5", "4: shutdown_delay must be a length of time"},
+		{"stored form", minimal + "stored_form: 3", "4: stored_form must be a whole number from 1 to 2"},
 		{"early refreshes", minimal + "early_refreshes: many", "4: early_refreshes must be a whole number from 0 to 1000"},
+		{"refreshes at once", minimal + "refreshes_at_once: 0", "4: refreshes_at_once must be a whole number from 1 to 256"},
+		{"kept for hours", minimal + "audit: {retention: {age: 90h}}", "4: audit.retention.age must be a whole number of days from 7d to 36500d"},
+		{"kept for too short", minimal + "audit: {retention: {age: 6d}}", "4: audit.retention.age must be a whole number of days"},
+		{"kept for no number", minimal + "audit: {retention: {age: +90d}}", "4: audit.retention.age must be a whole number of days"},
+		{"few events kept", minimal + "audit: {retention: {entries: 90}}", "4: audit.retention.entries must be a whole number from 100000 to"},
+		{"kept by another name", minimal + "audit: {retention: {size: 1000000}}", `4: unknown key "size" in audit.retention; known here: age, entries`},
+		{"retention alone", minimal + "audit: 90d", "4: audit must be a mapping"},
 		{"wait", minimal + "redis_wait: {replicas: -1}", "4: redis_wait.replicas must be a whole number"},
 		{"wait for nobody", minimal + "redis_wait: {timeout: 100ms}", "4: redis_wait.replicas is missing"},
 		{"ca", secure + "redis_tls: {ca_file: nowhere.pem}", "4: redis_tls.ca_file: the file cannot be read"},

@@ -114,8 +114,8 @@ func newDev(ctx context.Context, c *devCommand, con *console, log *slog.Logger) 
 			d.moved = append(d.moved, movedNote(a.what, a.usual, *a.got))
 		}
 	}
-	var secret string
-	for _, s := range []*string{&d.key, &d.operator, &secret} {
+	var secret, staff string
+	for _, s := range []*string{&d.key, &d.operator, &secret, &staff} {
 		if *s, err = devSecret(); err != nil {
 			return nil, err
 		}
@@ -124,7 +124,11 @@ func newDev(ctx context.Context, c *devCommand, con *console, log *slog.Logger) 
 
 	d.provider, err = sandbox.New(sandbox.Config{
 		Issuer: "http://" + sandboxAddress, AccessTokenLifetime: c.TokenLifetime, Now: time.Now, Random: rand.Reader, Admin: true,
-		Clients: []sandbox.Client{{ID: devClientID, Name: devClientName, Secret: secret, RedirectURIs: []string{"http://" + broker + "/oauth2/callback/" + devConnector}}},
+		Users: append(sandbox.People(), devOperators()...),
+		Clients: []sandbox.Client{
+			{ID: devClientID, Name: devClientName, Secret: secret, RedirectURIs: []string{"http://" + broker + "/oauth2/callback/" + devConnector}, Users: logins(sandbox.People())},
+			{ID: devDashboardID, Name: "tokenbroker's dashboard", Secret: staff, RedirectURIs: []string{"http://" + broker + "/dashboard/callback"}, Users: logins(devOperators())},
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -158,6 +162,7 @@ func newDev(ctx context.Context, c *devCommand, con *console, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
+	cfg.Dashboard.Login, cfg.Dashboard.Roles = devLogin("http://"+sandboxAddress, staff), devRoles()
 	client := &cfg.Clients[0].Client
 	for _, page := range c.Page {
 		client.Origins = append(client.Origins, page)

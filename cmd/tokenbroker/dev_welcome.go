@@ -10,7 +10,7 @@ tokenbroker dev: everything in this process, nothing kept. Not for production.
 {MOVED}
   Demo chat    {CHAT}         start here, in a browser
   Broker       {BROKER}         REST API and consent pages
-  Dashboard    {BROKER}/dashboard   token: {OPERATOR}
+  Dashboard    {BROKER}/dashboard   sign in as a sample operator, one for each role, or with the token: {OPERATOR}
   Script       {BROKER}/sdk/connect.js   opens a consent from your own page (name it with --page ORIGIN); the README has the lines, /sdk/connect.json the integrity hash
   Sandbox      {SANDBOX}         authorization server with users alice, bob, mallory, and a files API
   Health       {OPS}/readyz   and /metrics

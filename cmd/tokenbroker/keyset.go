@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync/atomic"
 	"text/tabwriter"
+	"time"
 
 	"tokenbroker/vault"
 )
@@ -27,7 +28,7 @@ func (c *keysetCreateCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	content, err := vault.CreateKeyset(kek)
+	content, err := vault.CreateKeyset(kek, time.Now())
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (c *keysetRotateCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.RotateKeyset(content, kek) })
+	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.RotateKeyset(content, kek, time.Now()) })
 	if err != nil {
 		return err
 	}
@@ -93,13 +94,17 @@ func (c *keysetListCommand) Run(con *console) error {
 		return err
 	}
 	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "KEY\tSTATUS\tPRIMARY")
+	_, _ = fmt.Fprintln(table, "KEY\tSTATUS\tPRIMARY\tCREATED")
 	for _, key := range keys {
 		primary := "no"
 		if key.Primary {
 			primary = "yes"
 		}
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\n", key.ID, key.Status, primary)
+		created := "unknown" // made by a version that kept no dates
+		if !key.Created.IsZero() {
+			created = key.Created.Format(time.RFC3339)
+		}
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\n", key.ID, key.Status, primary, created)
 	}
 	return table.Flush()
 }

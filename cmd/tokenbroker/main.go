@@ -24,7 +24,9 @@ func main() {
 	// of a refresh token. The wait is bounded all the same: by shutdown_delay and shutdown_timeout, and then by the
 	// deadlines of what is not cut off: a request that is on its way to a provider (35 s) and the storing of its answer.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	endProfiles := startProfiles(os.Stderr)
 	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	endProfiles()
 	stop()
 	os.Exit(status)
 }

@@ -44,7 +44,7 @@ func (p pageLog) middleware(next echo.HandlerFunc) echo.HandlerFunc {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodPost {
 			method = r.Method
 		}
-		// otelhttp, around us, reads the pattern after the call for its span and its metrics.
+		// the telemetry around us reads the pattern after the call for its span and its metrics.
 		r.Pattern = method + " " + route
 		c.SetRequest(r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
 		if err := next(c); err != nil {

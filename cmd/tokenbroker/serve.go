@@ -18,7 +18,9 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(con.err, cfg.LogLevel)
+	lines := newLogBuffer(con.err, logDelay)
+	defer lines.close() // the last thing that happens
+	log := newLogger(lines, cfg.LogLevel)
 	adoptLibraryLogs(log)
 	telemetry, err := startTelemetry(ctx, telemetryConfig{Lookup: con.env.lookup, Log: log})
 	if err != nil {

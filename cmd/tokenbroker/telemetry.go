@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
@@ -38,6 +37,7 @@ type telemetry struct {
 	registry *prometheus.Registry
 	tracer   *sdktrace.TracerProvider
 	meter    *sdkmetric.MeterProvider
+	requests *requestTelemetry
 }
 
 // startTelemetry sets the global providers, through which the packages record.
@@ -62,9 +62,12 @@ func startTelemetry(ctx context.Context, cfg telemetryConfig) (*telemetry, error
 		return nil, fmt.Errorf("read OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
 
-	// Without an exporter spans are still made: their trace ids stand in audit events, answers and logs.
+	// Without an exporter spans are still made: their trace ids stand in audit events, answers and logs. Nothing is written down
+	// in them then, as nobody would read it.
 	tracing := []sdktrace.TracerProviderOption{sdktrace.WithResource(res)}
-	if traces && !off {
+	if !traces || off {
+		tracing = append(tracing, sdktrace.WithSampler(sdktrace.NeverSample()))
+	} else {
 		exporter, err := otlptracehttp.New(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("set up the export of traces: %w", err)
@@ -95,6 +98,9 @@ func startTelemetry(ctx context.Context, cfg telemetryConfig) (*telemetry, error
 	}
 
 	t := &telemetry{registry: registry, tracer: sdktrace.NewTracerProvider(tracing...), meter: sdkmetric.NewMeterProvider(metering...)}
+	if t.requests, err = newRequestTelemetry(t.tracer, t.meter); err != nil {
+		return nil, err
+	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { cfg.Log.Warn("telemetry", "error", err) }))
 	otel.SetTracerProvider(t.tracer)
 	otel.SetMeterProvider(t.meter)
@@ -142,17 +148,7 @@ func (t *telemetry) handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
-// instrument makes a span and the standard measurements for every request. The span gets its name from the route that
-// the router sets on the request (http.Request.Pattern), never from the path: paths hold links and subjects.
+// instrument makes a span and the standard measurements for every request.
 func (t *telemetry) instrument(next http.Handler) http.Handler {
-	return otelhttp.NewHandler(next, "request",
-		otelhttp.WithSpanNameFormatter(func(operation string, r *http.Request) string {
-			if r.Pattern == "" {
-				return operation
-			}
-			return r.Pattern
-		}),
-		// Only backends with an API key may put requests into their own traces; a browser's header makes a link.
-		otelhttp.WithPublicEndpointFn(func(r *http.Request) bool { return !strings.HasPrefix(r.URL.Path, "/v1/") }),
-	)
+	return instrumented{requestTelemetry: t.requests, next: next}
 }

@@ -192,10 +192,11 @@ func (c *Clients) Redeem(ctx context.Context, id string, req broker.LoginRespons
 	if err != nil {
 		return broker.Login{}, err
 	}
-	claims, err := one.redeem(ctx, req)
+	got, err := one.redeem(ctx, req)
 	if err != nil {
 		return broker.Login{}, err
 	}
+	claims := got.Claims
 	subject, err := claims.person(one.cfg.SubjectClaim)
 	if err != nil {
 		return broker.Login{}, err
@@ -209,17 +210,25 @@ func (c *Clients) Claims(ctx context.Context, id string, req broker.LoginRespons
 	if err != nil {
 		return Claims{}, err
 	}
-	return one.redeem(ctx, req)
+	got, err := one.redeem(ctx, req)
+	return got.Claims, err
+}
+
+// redeemed is what a code gave.
+type redeemed struct {
+	Claims
+	access broker.Secret // for the provider's userinfo endpoint; zero: there is none
+	meta   metadata
 }
 
 // redeem sends the code, once (Core section 3.1.3.1), and verifies what comes of it.
-func (c *client) redeem(ctx context.Context, req broker.LoginResponse) (Claims, error) {
+func (c *client) redeem(ctx context.Context, req broker.LoginResponse) (redeemed, error) {
 	meta, err := c.metadata(ctx)
 	if err != nil {
-		return Claims{}, err
+		return redeemed{}, err
 	}
 	if subtle.ConstantTimeCompare([]byte(c.fingerprint(meta)), []byte(req.Fingerprint)) != 1 {
-		return Claims{}, &broker.UpstreamError{Class: broker.ClassGrantDead, What: "the provider's endpoints or client changed since the sign-in began"}
+		return redeemed{}, &broker.UpstreamError{Class: broker.ClassGrantDead, What: "the provider's endpoints or client changed since the sign-in began"}
 	}
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {req.Code.Reveal()}, "redirect_uri": {req.RedirectURI}, "code_verifier": {req.Verifier.Reveal()},
@@ -238,18 +247,23 @@ func (c *client) redeem(ctx context.Context, req broker.LoginResponse) (Claims, 
 	}
 	got, err := c.fetch.Do(ctx, providers.Fetch{What: "token endpoint", Method: http.MethodPost, URL: meta.TokenEndpoint, Header: header, Body: []byte(form.Encode())})
 	if err != nil {
-		return Claims{}, err
+		return redeemed{}, err
 	}
 	if got.Status != http.StatusOK {
-		return Claims{}, tokenError(got)
+		return redeemed{}, tokenError(got)
 	}
 	var answer struct {
-		IDToken string `json:"id_token"`
+		IDToken     string `json:"id_token"`
+		AccessToken string `json:"access_token"`
 	}
 	if json.Unmarshal(got.Body, &answer) != nil || answer.IDToken == "" {
-		return Claims{}, fmt.Errorf("%w: the answer has none", broker.ErrLoginRefused)
+		return redeemed{}, fmt.Errorf("%w: the answer has none", broker.ErrLoginRefused)
 	}
-	return c.verify(ctx, meta, answer.IDToken, req.Nonce)
+	claims, err := c.verify(ctx, meta, answer.IDToken, req.Nonce)
+	if err != nil {
+		return redeemed{}, err
+	}
+	return redeemed{Claims: claims, access: broker.NewSecret(answer.AccessToken), meta: meta}, nil
 }
 
 // tokenError is what a refused code means (RFC 6749 section 5.2).

@@ -3,6 +3,7 @@ package login
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -21,7 +22,9 @@ type metadata struct {
 	TokenEndpoint         string   `json:"token_endpoint"`
 	JWKSURI               string   `json:"jwks_uri"`
 	SigningAlgs           []string `json:"id_token_signing_alg_values_supported"`
-	IssParameter          bool     `json:"authorization_response_iss_parameter_supported"`
+	// UserinfoEndpoint is asked for what an ID token lacks; one on a host that the operator did not name counts as none.
+	UserinfoEndpoint string `json:"userinfo_endpoint"`
+	IssParameter     bool   `json:"authorization_response_iss_parameter_supported"`
 }
 
 func (c *client) metadata(ctx context.Context) (metadata, error) {
@@ -44,7 +47,25 @@ func (c *client) fetchMetadata(ctx context.Context) (metadata, error) {
 	if len(got.Body) > maxMetadata || json.Unmarshal(got.Body, &doc) != nil {
 		return metadata{}, refused(0, "metadata can't be read")
 	}
+	if !c.near(doc.UserinfoEndpoint) {
+		doc.UserinfoEndpoint = ""
+	}
 	return doc, c.check(doc)
+}
+
+// near tells whether an endpoint lies where a token may be sent. Unlike the others, the userinfo endpoint is not needed to sign in, so
+// one elsewhere (Entra has it at Microsoft Graph) ends nothing.
+func (c *client) near(endpoint string) bool {
+	base, err := providers.ParseIssuer(c.cfg.Issuer)
+	if err != nil {
+		return false
+	}
+	u, err := providers.ParseEndpoint(endpoint)
+	return err == nil && c.allowed(u, base)
+}
+
+func (c *client) allowed(u, base *url.URL) bool {
+	return providers.SameOrigin(u, base) || (u.Scheme == "https" && slices.Contains(c.cfg.EndpointHosts, u.Host))
 }
 
 // check refuses a document that is not this issuer's, or that would send a code, a secret or the question for keys to another host
@@ -64,7 +85,7 @@ func (c *client) check(doc metadata) error {
 		if err != nil {
 			return refused(0, "metadata has no usable "+e.name)
 		}
-		if !providers.SameOrigin(u, base) && (u.Scheme != "https" || !slices.Contains(c.cfg.EndpointHosts, u.Host)) {
+		if !c.allowed(u, base) {
 			return refused(0, "metadata has a "+e.name+" on another host than the issuer: list the host under endpoint_hosts")
 		}
 	}

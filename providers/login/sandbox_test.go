@@ -28,6 +28,11 @@ type provider struct {
 
 func newProvider(t *testing.T, clients ...sandbox.Client) *provider {
 	t.Helper()
+	return newProviderWith(t, sandbox.Config{Clients: clients})
+}
+
+func newProviderWith(t *testing.T, cfg sandbox.Config) *provider {
+	t.Helper()
 	p := &provider{}
 	front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/.well-known/openid-configuration" {
@@ -37,9 +42,8 @@ func newProvider(t *testing.T, clients ...sandbox.Client) *provider {
 	}))
 	p.url = "http://" + front.Listener.Addr().String()
 	var err error
-	if p.Server, err = sandbox.New(sandbox.Config{
-		Issuer: p.url, Clients: clients, Now: time.Now, Random: rand.Reader, Record: true, Auto: &sandbox.Auto{User: "alice", Decision: "allow"},
-	}); err != nil {
+	cfg.Issuer, cfg.Now, cfg.Random, cfg.Record, cfg.Auto = p.url, time.Now, rand.Reader, true, &sandbox.Auto{User: "alice", Decision: "allow"}
+	if p.Server, err = sandbox.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	front.Start()

@@ -76,8 +76,13 @@ func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
 		Permissions           []permission
 		Offline, Identity     bool
 	}{
-		Request: request.id, Client: asking.Name, Users: s.cfg.Users, Hint: request.loginHint,
+		Request: request.id, Client: asking.Name, Hint: request.loginHint,
 		Offline: slices.Contains(request.asked, oidc.ScopeOfflineAccess),
+	}
+	for _, u := range s.cfg.Users {
+		if asking.admits(u.Login) {
+			view.Users = append(view.Users, u)
+		}
 	}
 	for _, name := range request.asked {
 		switch {
@@ -133,6 +138,9 @@ func (s *Server) decided(w http.ResponseWriter, r *http.Request, id, login, deci
 		return
 	}
 	u, known := s.user(login)
+	if asking, ok := s.client(request.clientID); !ok || !asking.admits(login) {
+		known = false
+	}
 	if (decision != decisionAllow || !known) && decision != decisionDeny { // one can say no without saying who one is
 		s.page(w, http.StatusBadRequest, "gone", nil)
 		return

@@ -38,6 +38,9 @@ const (
 	KindStatus Kind = "status"
 	// KindError answers 400 with the OAuth error in Value, 401 for invalid_client (default: before).
 	KindError Kind = "error"
+	// KindLimit answers with Status (default 429) and RetryAfter while more requests to the token endpoint than the number in Value are
+	// being worked on, this one and those that a latency holds included (default: before).
+	KindLimit Kind = "limit"
 	// KindHTML answers 200 with a page (default: before).
 	KindHTML Kind = "html"
 	// KindHang holds the request until ClearFaults, which lets it go on, or Close (default: before).
@@ -81,9 +84,9 @@ type Fault struct {
 	When  string `json:"when,omitempty"`
 
 	Delay      time.Duration `json:"-"`                     // latency
-	Status     int           `json:"status,omitempty"`      // status, redirect, disguise
-	RetryAfter int           `json:"retry_after,omitempty"` // status: seconds
-	Value      string        `json:"value,omitempty"`       // error, expires_in, wrong_iss, redirect, disguise
+	Status     int           `json:"status,omitempty"`      // status, limit, redirect, disguise
+	RetryAfter int           `json:"retry_after,omitempty"` // status, limit: seconds
+	Value      string        `json:"value,omitempty"`       // error, limit, expires_in, wrong_iss, redirect, disguise
 	Scopes     []string      `json:"scopes,omitempty"`      // reduce_scopes
 }
 
@@ -130,6 +133,11 @@ func (f *Fault) complete() error {
 		if _, ok := disguises[f.Value]; !ok && f.Value != "" {
 			return fmt.Errorf("sandbox: disguise %q is not known", f.Value)
 		}
+	case KindLimit:
+		targets = tokens
+		if n, err := strconv.Atoi(f.Value); err != nil || n < 0 {
+			return errors.New("sandbox: kind limit needs how many at once in value")
+		}
 	case KindExpiresIn, KindOmitScope, KindExtraError:
 		targets, when = tokens, After
 	case KindOmitRefresh, KindReduceScopes:
@@ -156,7 +164,7 @@ func (f *Fault) complete() error {
 		return errors.New("sandbox: kind redirect needs the address in value")
 	}
 	if f.Status == 0 {
-		f.Status = map[Kind]int{KindStatus: 503, KindRedirect: 307, KindDisguise: 200}[f.Kind]
+		f.Status = map[Kind]int{KindStatus: 503, KindLimit: 429, KindRedirect: 307, KindDisguise: 200}[f.Kind]
 	} else if f.Status < 200 || f.Status > 599 {
 		return fmt.Errorf("sandbox: status %d is out of range", f.Status)
 	}
@@ -285,7 +293,10 @@ func (s strikes) run(srv *Server, w http.ResponseWriter, when string) (answered 
 		case KindReset:
 			breakConnection(w)
 			return true
-		case KindStatus:
+		case KindStatus, KindLimit:
+			if n, _ := strconv.Atoi(f.Value); f.Kind == KindLimit && srv.stats.busy() <= n {
+				continue
+			}
 			if f.RetryAfter > 0 {
 				w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
 			}

@@ -70,6 +70,33 @@ func TestStatusBeforeAndAfter(t *testing.T) {
 	equal(t, "the token was used up", r.refresh(a.text("refresh_token")).text("error"), "invalid_grant")
 }
 
+func TestLimitCountsWhatIsWorkedOn(t *testing.T) {
+	r := newRig(t, nil)
+	token := r.connect("alice").RefreshToken
+	r.inject(
+		sandbox.Fault{On: sandbox.TargetRefresh, Kind: sandbox.KindLimit, Value: "1", RetryAfter: 3},
+		sandbox.Fault{On: sandbox.TargetRefresh, Kind: sandbox.KindHang, When: sandbox.After, Times: 1},
+	)
+	got := make(chan answer, 1)
+	go func() {
+		a, _ := r.post("/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token}})
+		got <- a
+	}()
+	eventually(t, "held", func() bool { return r.server.Stats().Held == 1 })
+	a := r.refresh(token)
+	equal(t, "beside another", a.status, 429)
+	equal(t, "Retry-After", a.header.Get("Retry-After"), "3")
+	r.server.ClearFaults()
+	first := <-got
+	equal(t, "the first", first.status, 200)
+	r.inject(sandbox.Fault{On: sandbox.TargetRefresh, Kind: sandbox.KindLimit, Value: "1"})
+	equal(t, "alone", r.refresh(first.text("refresh_token")).status, 200)
+	equal(t, "most at once", r.server.Stats().MostAtOnce, 2)
+	if err := r.server.Inject(sandbox.Fault{On: sandbox.TargetRefresh, Kind: sandbox.KindLimit}); err == nil {
+		t.Error("a limit without a number is accepted")
+	}
+}
+
 func TestResetIsInDoubt(t *testing.T) {
 	for when, want := range map[string]int{sandbox.After: 400, sandbox.Before: 200} {
 		r := newRig(t, nil)

@@ -86,9 +86,13 @@ func (s *Server) me(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	u, _ := s.userBySub(sub)
-	writeJSON(w, http.StatusOK, map[string]any{
+	about := map[string]any{
 		"sub": u.Sub, "name": u.Name, "preferred_username": u.Login, "email": u.Email, "email_verified": true,
-	})
+	}
+	if len(u.Groups) > 0 {
+		about["groups"] = u.Groups
+	}
+	writeJSON(w, http.StatusOK, about)
 }
 
 func (s *Server) listFiles(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,6 +55,8 @@ type Config struct {
 	// FixedScopes: a refresh ignores the scope parameter, as some providers do. Otherwise an access token can be narrowed
 	// with it (RFC 6749 section 6).
 	FixedScopes bool
+	// ThinIDTokens: what scopes ask for about the user is at userinfo alone (OpenID Connect Core section 5.4).
+	ThinIDTokens bool
 	// PKCEOptional accepts requests without code_challenge. Otherwise PKCE with S256 is required (RFC 7636).
 	PKCEOptional bool
 	// Auto decides authorization requests without a page; nil: the user decides.
@@ -81,6 +84,8 @@ type Client struct {
 	AuthMethod string
 	// RedirectURIs are compared exactly.
 	RedirectURIs []string
+	// Users are the logins of those who can sign in there; nil: everybody.
+	Users []string
 	// Device: it may ask for consents on another device (RFC 8628).
 	Device bool
 	// ClientCredentials: it may ask for tokens of its own account (RFC 6749 section 4.4).
@@ -91,12 +96,17 @@ type Client struct {
 	Impersonates bool
 }
 
+// admits tells whether the user can sign in there.
+func (c Client) admits(login string) bool { return c.Users == nil || slices.Contains(c.Users, login) }
+
 // User is somebody who can sign in. Sub is the stable id that providers call sub or account id.
 type User struct {
 	Login string
 	Sub   string
 	Name  string
 	Email string
+	// Groups are told with scope profile, as the claim groups.
+	Groups []string
 }
 
 // Scope is a permission with the words that the consent page shows.
@@ -196,16 +206,21 @@ func (c *Config) complete() error {
 		c.MaxGrants = 100_000
 	}
 	if c.Users == nil {
-		c.Users = []User{
-			{Login: "alice", Sub: "acct-alice-1001", Name: "Alice Archer", Email: "alice@example.com"},
-			{Login: "bob", Sub: "acct-bob-1002", Name: "Bob Baker", Email: "bob@example.com"},
-			{Login: "mallory", Sub: "acct-mallory-1003", Name: "Mallory Mason", Email: "mallory@example.com"},
-		}
+		c.Users = People()
 	}
 	if c.Scopes == nil {
 		c.Scopes = []Scope{{ScopeFilesRead, "See your files"}, {ScopeFilesWrite, "Create and change your files"}}
 	}
 	return nil
+}
+
+// People are the users that there are if the configuration names none: alice, bob and mallory.
+func People() []User {
+	return []User{
+		{Login: "alice", Sub: "acct-alice-1001", Name: "Alice Archer", Email: "alice@example.com"},
+		{Login: "bob", Sub: "acct-bob-1002", Name: "Bob Baker", Email: "bob@example.com"},
+		{Login: "mallory", Sub: "acct-mallory-1003", Name: "Mallory Mason", Email: "mallory@example.com"},
+	}
 }
 
 func (r Rotation) check() error {

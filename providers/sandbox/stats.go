@@ -30,6 +30,8 @@ type Stats struct {
 	Revocations    int `json:"revocations"` // of a token that was known
 	UserinfoCalls  int `json:"userinfo_calls"`
 	FilesCalls     int `json:"files_calls"`
+	// MostAtOnce is how many token requests were worked on at the same time at most, those that were refused for it included.
+	MostAtOnce int `json:"most_at_once"`
 	// Held requests hang in a fault at this moment.
 	Held   int          `json:"held"`
 	Grants []GrantStats `json:"grants"` // oldest first
@@ -57,8 +59,28 @@ const maxRecorded = 2_000
 
 // counters keeps Stats.
 type counters struct {
-	mu sync.Mutex
-	c  Stats
+	mu  sync.Mutex
+	c   Stats
+	now int // token requests that are worked on
+}
+
+// begun counts a token request that begins, until the returned function is called.
+func (c *counters) begun() (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now++
+	c.c.MostAtOnce = max(c.c.MostAtOnce, c.now)
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.now--
+	}
+}
+
+func (c *counters) busy() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
 }
 
 func newCounters() *counters { return &counters{c: Stats{TokenRequests: map[string]int{}}} }

@@ -171,8 +171,14 @@ func (s *storage) SetUserinfoFromScopes(_ context.Context, info *oidc.UserInfo, 
 		return oidc.ErrServerError()
 	}
 	info.Subject = u.Sub
+	if s.server.cfg.ThinIDTokens {
+		return nil
+	}
 	if slices.Contains(scopes, oidc.ScopeProfile) {
 		info.Name, info.PreferredUsername = u.Name, u.Login
+		if len(u.Groups) > 0 {
+			info.AppendClaims("groups", u.Groups)
+		}
 	}
 	if slices.Contains(scopes, oidc.ScopeEmail) {
 		info.Email, info.EmailVerified = u.Email, true

@@ -26,6 +26,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		targets = append(targets, TargetRefresh)
 	}
 	s.stats.token(grantType)
+	defer s.stats.begun()()
 	s.record(r)
 	strikes := s.faults.strike(targets...)
 	if strikes.run(s, w, Before) {

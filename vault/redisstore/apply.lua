@@ -1,14 +1,14 @@
 -- Carries out one step (vault.Step): its place in the audit chain, its checks, then all its writes, or nothing.
 --
 -- KEYS: every key of the step; ARGV names them by number. ARGV, counts before lists:
---   echo
+--   what the step is (release.lua: 'release'), echo
 --   reads:   n, then for each: key, number of fields, fields
 --   settle:  n (0 or 1); if n > 0: key, pause in ms
 --   entries: n; if n > 0: stream, heads, index, member, writer, head, next, then for each: meta, body
 --   checks:  n, then for each: key, field, kind, value
 --   writes:  n, then for each: kind, key, number of arguments, arguments
 -- Answer: echo, verdict, number of the refused check, time in ms, head, stream id at the head, ids of the entries, reads.
-local at = 0
+local at = 1
 local function take()
   at = at + 1
   return ARGV[at]
@@ -97,6 +97,8 @@ for i = 1, number() do
     holds = not have
   elseif kind == 'free' then
     holds = not have or tonumber(have) < now
+  elseif kind == 'most' then
+    holds = have and tonumber(have) and tonumber(have) <= tonumber(value)
   elseif kind == 'done' then
     if have == value then return answer('applied', 0) end
     holds = true
@@ -122,6 +124,9 @@ for i = 1, number() do
   for j = 1, number() do write.args[j] = take() end
   if write.kind == 'deadline' then
     may('HSET', write.key, write.args[1], '0')
+  elseif write.kind == 'unless' then
+    may('HGET', write.args[4], write.args[5])
+    may('ZADD', write.key, '0', 'm')
   elseif write.kind == 'only' then
     may('HKEYS', write.key)
     may('HDEL', write.key, 'f')
@@ -151,6 +156,8 @@ for _, write in ipairs(writes) do
   local kind, key, args = write.kind, write.key, write.args
   if kind == 'deadline' then
     redis.call('HSET', key, args[1], string.format('%.0f', now + tonumber(args[2])))
+  elseif kind == 'unless' then
+    if redis.call('HGET', args[4], args[5]) ~= args[1] then redis.call('ZADD', key, args[2], args[3]) end
   elseif kind == 'only' then
     local keep = {}
     for j = 2, #args do keep[args[j]] = true end

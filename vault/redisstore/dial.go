@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -24,6 +25,37 @@ func dialer(timeout time.Duration, secure *tls.Config) func(ctx context.Context,
 		}
 		return conn, nil
 	}
+}
+
+// dialled remembers where connections went, by port: behind sentinels go-redis keeps to itself which address they gave it, and a
+// server knows of itself no more than its port.
+type dialled struct {
+	mu  sync.Mutex
+	all map[string]string
+}
+
+// maxDialled bounds it: sentinels and servers of one master, and those that were.
+const maxDialled = 64
+
+func (d *dialled) note(connect func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if _, port, err := net.SplitHostPort(addr); err == nil {
+			d.mu.Lock()
+			if d.all == nil || len(d.all) >= maxDialled {
+				d.all = map[string]string{}
+			}
+			d.all[port] = addr
+			d.mu.Unlock()
+		}
+		return connect(ctx, network, addr)
+	}
+}
+
+// at is the address with that port that a connection went to last; "" if there is none.
+func (d *dialled) at(port string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all[port]
 }
 
 // failedConn is a connection that could not be made.

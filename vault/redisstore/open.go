@@ -15,7 +15,7 @@ import (
 )
 
 // open makes the client that the URL asks for. Errors never hold the URL: it may hold a password.
-func open(cfg Config) (redis.UniversalClient, error) {
+func open(cfg Config, servers *dialled) (redis.UniversalClient, error) {
 	target, err := parseURL(cfg.URL)
 	if err != nil {
 		return nil, err
@@ -26,10 +26,7 @@ func open(cfg Config) (redis.UniversalClient, error) {
 		}
 		return def
 	}
-	dial, io, pool := or(cfg.DialTimeout, time.Second), or(cfg.IOTimeout, 800*time.Millisecond), cfg.PoolSize
-	if pool <= 0 {
-		pool = 16
-	}
+	dial, io, pool := or(cfg.DialTimeout, time.Second), or(cfg.IOTimeout, 800*time.Millisecond), poolSize(cfg)
 	var tlsConfig *tls.Config
 	if target.tls {
 		tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -38,7 +35,7 @@ func open(cfg Config) (redis.UniversalClient, error) {
 		}
 	}
 	const none = -1 // for go-redis: no retries
-	connect := dialer(dial, tlsConfig)
+	connect := servers.note(dialer(dial, tlsConfig))
 	switch target.scheme {
 	case schemeCluster:
 		return redis.NewClusterClient(&redis.ClusterOptions{
@@ -61,6 +58,13 @@ func open(cfg Config) (redis.UniversalClient, error) {
 			ReadTimeout: io, WriteTimeout: io, PoolSize: pool, PoolTimeout: io, DisableIdentity: true,
 		}), nil
 	}
+}
+
+func poolSize(cfg Config) int {
+	if cfg.PoolSize > 0 {
+		return cfg.PoolSize
+	}
+	return 16
 }
 
 const (

@@ -22,7 +22,7 @@ var probeScript = newScript(probeSource)
 func needed(key string) [][]any {
 	return [][]any{
 		{"eval", "return 1", "1", key}, {"evalsha", probeScript.sha, "1", key}, {"time"},
-		{"hget", key, "f"}, {"hset", key, "f", "v"}, {"hdel", key, "f"}, {"hincrby", key, "f", "1"}, {"hkeys", key}, {"hgetall", key},
+		{"hget", key, "f"}, {"hmget", key, "f"}, {"hset", key, "f", "v"}, {"hdel", key, "f"}, {"hincrby", key, "f", "1"}, {"hkeys", key}, {"hgetall", key},
 		{"pexpire", key, "1"}, {"pexpireat", key, "1"}, {"persist", key}, {"del", key},
 		{"sadd", key, "m"}, {"smembers", key}, {"xadd", key, "*", "f", "v"}, {"xrange", key, "-", "+"}, {"xrevrange", key, "+", "-"},
 		{"zadd", key, "0", "m"}, {"zrem", key, "m"}, {"zrangebylex", key, "-", "+"}, {"zrangebyscore", key, "0", "1"},
@@ -31,9 +31,13 @@ func needed(key string) [][]any {
 	}
 }
 
-// wanted are those without which the broker runs, and does less.
-func (s *Store) wanted() [][]any {
-	all := [][]any{{"info", "replication"}}
+// wanted are those without which the broker runs, and does less: all but the first are for what operators see.
+func (s *Store) wanted(key string) [][]any {
+	all := [][]any{
+		{"info", "replication"}, {"zrevrangebylex", key, "+", "-"}, {"zlexcount", key, "-", "+"}, {"zcount", key, "0", "1"},
+		{"append", key, "v"}, {"strlen", key}, {"getrange", key, "0", "1"},
+		{"xlen", key}, {"xtrim", key, "MINID", "=", "0"},
+	}
 	if s.wait.replicas > 0 || s.wait.disk {
 		all = append(all, []any{"wait", "1", "1"})
 	}
@@ -46,7 +50,7 @@ func (s *Store) wanted() [][]any {
 // Denied are commands that the store's user may not run, in no order of importance.
 type Denied struct {
 	Needed []string // without them operations fail
-	Wanted []string // without them the store can't tell a failover, or whether replicas have a write
+	Wanted []string // without them the store can't tell a failover, whether replicas have a write, or what the dashboard lists and finds, nor drop old events
 	user   string
 }
 
@@ -99,13 +103,13 @@ func (s *Store) Permissions(ctx context.Context) (Denied, error) {
 
 // ask asks the master that has the key.
 func (s *Store) ask(ctx context.Context, key string) (needs, wants []string, err error) {
-	must, may := needed(key), s.wanted()
+	must, may := needed(key), s.wanted(key)
 	c := call{script: probeScript, keys: []string{key}}
 	for _, command := range slices.Concat(must, may) {
 		c.args = append(append(c.args, len(command)), command...)
 	}
 	// As it was answered, for the advice: run would keep the code alone.
-	values, errs := runRaw(ctx, s.client, []call{c})
+	values, errs := runRaw(ctx, alone(s.client), []call{c})
 	if errs[0] != nil {
 		return nil, nil, s.advised(errs[0])
 	}

@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"strconv"
 	"sync"
@@ -36,15 +35,33 @@ func pipelined[In, Out any, C redis.Cmder](ctx context.Context, s *Store, items 
 
 // Hashes implements vault.Backend.
 func (s *Store) Hashes(ctx context.Context, keys []string) ([]map[string][]byte, error) {
-	return pipelined(ctx, s, keys,
-		func(pipe redis.Pipeliner, key string) *redis.MapStringStringCmd { return pipe.HGetAll(ctx, key) },
-		func(cmd *redis.MapStringStringCmd) (map[string][]byte, error) {
-			fields := make(map[string][]byte, len(cmd.Val()))
-			for name, value := range cmd.Val() {
-				fields[name] = []byte(value)
-			}
-			return fields, cmd.Err()
-		})
+	trip := alone(s.client)
+	if len(keys) <= fewHashes && sameSlot(keys) {
+		trip = s.ways.to(ctx, keys[0])
+	}
+	cmds := make([]redis.Cmder, len(keys))
+	for i, key := range keys {
+		cmds[i] = redis.NewMapStringStringCmd(ctx, "hgetall", key)
+	}
+	tripErr, sent := trip(ctx, cmds)
+	if !sent {
+		return nil, clean(tripErr)
+	}
+	out := make([]map[string][]byte, len(keys))
+	for i, cmd := range cmds {
+		found, err := cmd.(*redis.MapStringStringCmd).Result()
+		if err == nil && found == nil {
+			err = tripErr // it was not sent: others' errors are no matter of ours
+		}
+		if err != nil {
+			return nil, clean(err)
+		}
+		out[i] = make(map[string][]byte, len(found))
+		for name, value := range found {
+			out[i][name] = []byte(value)
+		}
+	}
+	return out, nil
 }
 
 // Indexed implements vault.Backend.
@@ -52,17 +69,18 @@ func (s *Store) Indexed(ctx context.Context, queries []vault.IndexQuery) ([][]va
 	calls := make([]call, len(queries))
 	echoes := make([]string, len(queries))
 	for i, q := range queries {
-		echoes[i] = rand.Text()
-		from, limit := "-", -1
-		if q.After != "" {
-			from = "(" + q.After
-		}
-		if q.Limit > 0 {
-			limit = q.Limit
-		}
-		calls[i] = call{script: indexedScript, keys: []string{q.Index}, args: []any{echoes[i], from, limit, q.Records, q.Extra}}
+		echoes[i] = s.echoes.next()
+		from, limit := lowerEnd(q)
+		calls[i] = newWhole(indexedScript, 6, q.Index)
+		calls[i].text(echoes[i], from)
+		calls[i].number(limit)
+		calls[i].text(q.Records, q.Extra, q.Beside)
 	}
-	values, errs := s.run(ctx, calls)
+	trip := alone(s.client)
+	if len(queries) == 1 && queries[0].Limit == 0 { // of one subject: what lists ask for is long, and must not hold up tokens
+		trip = s.ways.to(ctx, queries[0].Index)
+	}
+	values, errs := run(ctx, trip, calls)
 	out := make([][]vault.Indexed, len(queries))
 	for i, value := range values {
 		if errs[i] != nil {
@@ -75,17 +93,38 @@ func (s *Store) Indexed(ctx context.Context, queries []vault.IndexQuery) ([][]va
 		if answer[0] != echoes[i] {
 			return nil, errForeign
 		}
-		items, ok := answer[1].([]any)
-		if !ok {
-			return nil, errAnswer
+		var err error
+		if out[i], err = indexedItems(answer[1]); err != nil {
+			return nil, err
 		}
-		for _, item := range items {
-			found, err := indexed(item)
-			if err != nil {
-				return nil, err
-			}
-			out[i] = append(out[i], found)
+	}
+	return out, nil
+}
+
+// lowerEnd is where the query begins and how much it asks for, as members.lua has them.
+func lowerEnd(q vault.IndexQuery) (from string, limit int) {
+	from, limit = "-", -1
+	if q.After != "" {
+		from = "(" + q.After
+	}
+	if q.Limit > 0 {
+		limit = q.Limit
+	}
+	return from, limit
+}
+
+// indexedItems reads what members.lua gives.
+func indexedItems(value any) (out []vault.Indexed, err error) {
+	items, ok := value.([]any)
+	if !ok {
+		return nil, errAnswer
+	}
+	for _, item := range items {
+		found, err := indexed(item)
+		if err != nil {
+			return nil, err
 		}
+		out = append(out, found)
 	}
 	return out, nil
 }
@@ -126,6 +165,54 @@ func (s *Store) Scored(ctx context.Context, queries []vault.ScoreQuery) ([][]vau
 			}
 			return out, cmd.Err()
 		})
+}
+
+// lex is the range as Redis has it.
+func lex(q vault.RangeQuery) (low, high string) {
+	low, high = "-", "+"
+	if q.From != "" {
+		low = "[" + q.From
+	}
+	if q.To != "" {
+		high = "(" + q.To
+	}
+	return low, high
+}
+
+// Ranges implements vault.Backend.
+func (s *Store) Ranges(ctx context.Context, queries []vault.RangeQuery) ([][]string, error) {
+	return pipelined(ctx, s, queries,
+		func(pipe redis.Pipeliner, q vault.RangeQuery) *redis.StringSliceCmd {
+			low, high := lex(q)
+			by := &redis.ZRangeBy{Min: low, Max: high, Count: -1}
+			if q.Limit > 0 {
+				by.Count = int64(q.Limit)
+			}
+			if q.Reverse {
+				return pipe.ZRevRangeByLex(ctx, q.Key, by)
+			}
+			return pipe.ZRangeByLex(ctx, q.Key, by)
+		},
+		func(cmd *redis.StringSliceCmd) ([]string, error) { return cmd.Val(), cmd.Err() })
+}
+
+// Counts implements vault.Backend.
+func (s *Store) Counts(ctx context.Context, queries []vault.RangeQuery) ([]int, error) {
+	return pipelined(ctx, s, queries,
+		func(pipe redis.Pipeliner, q vault.RangeQuery) *redis.IntCmd {
+			low, high := lex(q)
+			return pipe.ZLexCount(ctx, q.Key, low, high)
+		},
+		func(cmd *redis.IntCmd) (int, error) { return int(cmd.Val()), cmd.Err() })
+}
+
+// Dues implements vault.Backend.
+func (s *Store) Dues(ctx context.Context, queries []vault.ScoreQuery) ([]int64, error) {
+	return pipelined(ctx, s, queries,
+		func(pipe redis.Pipeliner, q vault.ScoreQuery) *redis.IntCmd {
+			return pipe.ZCount(ctx, q.Key, "-inf", strconv.FormatInt(q.Max, 10))
+		},
+		func(cmd *redis.IntCmd) (int64, error) { return cmd.Result() })
 }
 
 // Streams implements vault.Backend.

@@ -2,9 +2,7 @@ package redisstore
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	_ "embed"
 	"errors"
 	"fmt"
 	"strconv"
@@ -43,18 +41,15 @@ type Config struct {
 
 // Store implements vault.Backend over Redis.
 type Store struct {
-	client redis.UniversalClient
-	target target // what the URL says
-	wait   waiter
+	client  redis.UniversalClient
+	target  target // what the URL says
+	servers *dialled
+	wait    waiter
+	ways    *ways
+	echoes  *echoes
 }
 
 var _ vault.Backend = (*Store)(nil)
-
-//go:embed apply.lua
-var applySource string
-
-//go:embed indexed.lua
-var indexedSource string
 
 // New parses the URL and makes a Store. It connects when it is first used; Health asks whether it can.
 func New(cfg Config) (*Store, error) {
@@ -68,49 +63,30 @@ func New(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := open(cfg)
+	servers := &dialled{}
+	client, err := open(cfg, servers)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{client: client, target: target, wait: waiter{replicas: cfg.WaitReplicas, timeout: cfg.WaitTimeout, disk: cfg.WaitDisk}}, nil
+	return &Store{
+		client: client, target: target, servers: servers, wait: waiter{replicas: cfg.WaitReplicas, timeout: cfg.WaitTimeout, disk: cfg.WaitDisk},
+		ways: newWays(client, poolSize(cfg)), echoes: newEchoes(),
+	}, nil
 }
 
 // Close closes the connections.
 func (s *Store) Close() error { return s.client.Close() }
 
-// script is a Lua script and its name in the server's cache.
-type script struct{ source, sha string }
-
-var (
-	applyScript   = newScript(applySource)
-	indexedScript = newScript(indexedSource)
-)
-
-func newScript(source string) script {
-	return script{source: source, sha: redis.NewScript(source).Hash()}
-}
-
-// call is one run of a script.
-type call struct {
-	script script
-	keys   []string
-	args   []any
-}
-
 // scriptAttempts bounds how often calls are sent because the server had forgotten the script.
 const scriptAttempts = 3
 
+// send makes one round trip. sent as together.do has it.
+type send func(ctx context.Context, cmds []redis.Cmder) (err error, sent bool)
+
 // run sends the calls in one round trip, in order, and again those whose script the server does not know (they were not
 // carried out): go-redis does that for single calls only, not in a pipeline. results[i] is nil if errs[i] is not.
-func (s *Store) run(ctx context.Context, calls []call) (results []any, errs []error) {
-	return run(ctx, s.client, calls)
-}
-
-// pipeliner is a client or one of its connections.
-type pipeliner interface{ Pipeline() redis.Pipeliner }
-
-func run(ctx context.Context, client pipeliner, calls []call) (results []any, errs []error) {
-	results, errs = runRaw(ctx, client, calls)
+func run(ctx context.Context, trip send, calls []call) (results []any, errs []error) {
+	results, errs = runRaw(ctx, trip, calls)
 	for i, err := range errs {
 		if err != nil {
 			errs[i] = clean(err)
@@ -120,28 +96,32 @@ func run(ctx context.Context, client pipeliner, calls []call) (results []any, er
 }
 
 // runRaw is run with errors as they came: they may quote arguments.
-func runRaw(ctx context.Context, client pipeliner, calls []call) (results []any, errs []error) {
+func runRaw(ctx context.Context, trip send, calls []call) (results []any, errs []error) {
 	results, errs = make([]any, len(calls)), make([]error, len(calls))
-	pending := make([]int, len(calls))
-	for i := range calls {
-		pending[i] = i
-	}
-	for attempt := 0; len(pending) > 0; attempt++ {
-		pipe := client.Pipeline()
-		cmds := make([]*redis.Cmd, len(pending))
-		for n, i := range pending {
-			c := calls[i]
-			if attempt > 0 {
-				// With its source, which also puts it into the cache of just the node that lacks it.
-				cmds[n] = pipe.Eval(ctx, c.script.source, c.keys, c.args...)
-			} else {
-				cmds[n] = pipe.EvalSha(ctx, c.script.sha, c.keys, c.args...)
+	var pending []int // by number; at first they are all
+	for attempt, left := 0, len(calls); left > 0; attempt, left = attempt+1, len(pending) {
+		number := func(n int) int {
+			if attempt == 0 {
+				return n
 			}
+			return pending[n]
 		}
-		_, execErr := pipe.Exec(ctx)
+		cmds := make([]redis.Cmder, left)
+		for n := range cmds {
+			// With its source the second time, which also puts it into the cache of just the node that lacks it.
+			cmds[n] = calls[number(n)].command(ctx, attempt > 0)
+		}
+		execErr, sent := trip(ctx, cmds)
+		if !sent {
+			for n := range cmds {
+				errs[number(n)] = execErr
+			}
+			return results, errs
+		}
 		var unknown []int
-		for n, i := range pending {
-			value, err := cmds[n].Result()
+		for n := range cmds {
+			i := number(n)
+			value, err := cmds[n].(*redis.Cmd).Result()
 			if err == nil && value == nil && execErr != nil {
 				err = execErr
 			}
@@ -165,10 +145,16 @@ func (s *Store) Apply(ctx context.Context, steps []vault.Step) []vault.Result {
 	calls := make([]call, len(steps))
 	echoes := make([]string, len(steps))
 	confirm := false
-	for i, step := range steps {
-		echoes[i] = rand.Text()
-		calls[i] = encode(step, echoes[i])
-		confirm = confirm || step.Confirm
+	for i := range steps {
+		var err error
+		echoes[i] = s.echoes.next()
+		if calls[i], err = encode(&steps[i], echoes[i]); err != nil {
+			for k := range results {
+				results[k].Err = err // nothing was sent
+			}
+			return results
+		}
+		confirm = confirm || steps[i].Confirm
 	}
 	var values []any
 	var errs []error
@@ -176,69 +162,71 @@ func (s *Store) Apply(ctx context.Context, steps []vault.Step) []vault.Result {
 	if confirm && !confirmed {
 		values, errs, confirmed = s.runConfirmed(ctx, calls)
 	} else {
-		values, errs = s.run(ctx, calls)
+		values, errs = run(ctx, s.ways.to(ctx, firstKey(calls)), calls)
 	}
-	for i, step := range steps {
+	for i := range steps {
 		if errs[i] != nil {
 			results[i] = vault.Result{Err: errs[i]}
 			continue
 		}
-		r, err := decode(values[i], echoes[i])
+		r, err := decode(values[i], &steps[i], echoes[i])
 		if err != nil {
 			r = vault.Result{Err: err}
 		}
 		switch r.Verdict {
 		case vault.VerdictDone, vault.VerdictRepeated, vault.VerdictApplied:
-			r.Confirmed = step.Confirm && confirmed
+			r.Confirmed = steps[i].Confirm && confirmed
 		}
 		results[i] = r
 	}
 	return results
 }
 
-// encode lays a step out as apply.lua reads it.
-func encode(step vault.Step, echo string) call {
-	c := call{script: applyScript}
-	numbers := make(map[string]int)
-	key := func(k string) int {
-		if numbers[k] == 0 {
-			c.keys = append(c.keys, k)
-			numbers[k] = len(c.keys)
-		}
-		return numbers[k]
+// encode lays a step out as its script reads it.
+func encode(step *vault.Step, echo string) (call, error) {
+	if step.Release != nil {
+		return encodeRelease(step, echo)
 	}
-	c.args = append(c.args, echo, len(step.Reads))
+	c := call{script: stepScript}
+	c.text(kindApply, echo)
+	c.number(len(step.Reads))
 	for _, r := range step.Reads {
-		c.args = append(c.args, key(r.Key), len(r.Fields))
-		for _, f := range r.Fields {
-			c.args = append(c.args, f)
-		}
+		c.key(r.Key)
+		c.number(len(r.Fields))
+		c.text(r.Fields...)
 	}
 	if settle := step.Settle; settle == nil {
-		c.args = append(c.args, 0)
+		c.number(0)
 	} else {
-		c.args = append(c.args, 1, key(settle.Key), settle.Pause.Milliseconds())
+		c.number(1)
+		c.key(settle.Key)
+		c.number(int(settle.Pause.Milliseconds()))
 	}
 	if t := step.Trail; t == nil {
-		c.args = append(c.args, 0)
+		c.number(0)
 	} else {
-		c.args = append(c.args, len(t.Entries), key(t.Stream), key(t.Heads), key(t.Index), t.Member, t.Writer, t.Head, t.Next)
+		c.number(len(t.Entries))
+		c.key(t.Stream)
+		c.key(t.Heads)
+		c.key(t.Index)
+		c.text(t.Member, t.Writer, t.Head, t.Next)
 		for _, e := range t.Entries {
-			c.args = append(c.args, e.Meta, e.Body)
+			c.text(e.Meta, e.Body)
 		}
 	}
-	c.args = append(c.args, len(step.Checks))
+	c.number(len(step.Checks))
 	for _, k := range step.Checks {
-		c.args = append(c.args, key(k.Key), k.Field, string(k.Kind), k.Value)
+		c.key(k.Key)
+		c.text(k.Field, string(k.Kind), k.Value)
 	}
-	c.args = append(c.args, len(step.Writes))
+	c.number(len(step.Writes))
 	for _, w := range step.Writes {
-		c.args = append(c.args, string(w.Kind), key(w.Key), len(w.Args))
-		for _, a := range w.Args {
-			c.args = append(c.args, a)
-		}
+		c.text(string(w.Kind))
+		c.key(w.Key)
+		c.number(len(w.Args))
+		c.text(w.Args...)
 	}
-	return c
+	return c, nil
 }
 
 var errAnswer = errors.New("redis: answer has not the shape that the script gives")
@@ -246,8 +234,11 @@ var errAnswer = errors.New("redis: answer has not the shape that the script give
 // errForeign means that a connection handed out the answer to another request (CVE-2025-29923 was such a case).
 var errForeign = errors.New("redis: answer belongs to another request")
 
-// decode reads what apply.lua answers.
-func decode(value any, echo string) (vault.Result, error) {
+// decode reads what the step's script answers.
+func decode(value any, step *vault.Step, echo string) (vault.Result, error) {
+	if step.Release != nil {
+		return decodeRelease(value, step, echo)
+	}
 	parts, ok := value.([]any)
 	if !ok || len(parts) != 8 {
 		return vault.Result{}, errAnswer

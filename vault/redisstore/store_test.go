@@ -66,17 +66,17 @@ func TestParseURL(t *testing.T) {
 // TestForeignAnswer: an answer to another request is never taken (threats.md, row 76).
 func TestForeignAnswer(t *testing.T) {
 	answer := []any{"echo of another", "done", "0", "1", "", "", []any{}, []any{}}
-	if _, err := decode(answer, "mine"); !errors.Is(err, errForeign) {
+	if _, err := decode(answer, &vault.Step{}, "mine"); !errors.Is(err, errForeign) {
 		t.Errorf("another's answer: %v", err)
 	}
 	answer[0] = "mine"
-	if r, err := decode(answer, "mine"); err != nil || r.Verdict != vault.VerdictDone {
+	if r, err := decode(answer, &vault.Step{}, "mine"); err != nil || r.Verdict != vault.VerdictDone {
 		t.Errorf("own answer: %+v, %v", r, err)
 	}
 	for i := range answer {
 		odd := append([]any(nil), answer...)
 		odd[i] = int64(1)
-		if _, err := decode(odd, "mine"); err == nil {
+		if _, err := decode(odd, &vault.Step{}, "mine"); err == nil {
 			t.Errorf("an answer with a number in place %d was taken", i)
 		}
 	}
@@ -159,7 +159,7 @@ func TestWaitSettings(t *testing.T) {
 // TestOptions: go-redis repeats nothing, honours deadlines and reads from masters only.
 func TestOptions(t *testing.T) {
 	for _, url := range []string{"redis://h", "redis-sentinel://h/m", "redis-cluster://h"} {
-		client, err := open(Config{URL: url})
+		client, err := open(Config{URL: url}, &dialled{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,7 +32,7 @@ func (s *Store) runConfirmed(ctx context.Context, calls []call) (results []any, 
 	switch client := s.client.(type) {
 	case *redis.ClusterClient:
 		var err error
-		if node, err = client.MasterForKey(ctx, calls[0].keys[0]); err != nil {
+		if node, err = client.MasterForKey(ctx, firstKey(calls)); err != nil {
 			return failed(err)
 		}
 	case *redis.Client:
@@ -42,7 +42,7 @@ func (s *Store) runConfirmed(ctx context.Context, calls []call) (results []any, 
 	}
 	conn := node.Conn()
 	defer func() { _ = conn.Close() }()
-	results, errs = run(ctx, conn, calls)
+	results, errs = run(ctx, alone(conn), calls)
 	for _, err := range errs {
 		if err == nil {
 			continue

@@ -109,6 +109,21 @@ func (b backend) Scored(ctx context.Context, queries []vault.ScoreQuery) ([][]va
 	return read(b, ctx, "read what is due", func() ([][]vault.Scored, error) { return b.proc.world.memory.Scored(ctx, queries) })
 }
 
+// Ranges implements vault.Backend.
+func (b backend) Ranges(ctx context.Context, queries []vault.RangeQuery) ([][]string, error) {
+	return read(b, ctx, "read ranges", func() ([][]string, error) { return b.proc.world.memory.Ranges(ctx, queries) })
+}
+
+// Counts implements vault.Backend.
+func (b backend) Counts(ctx context.Context, queries []vault.RangeQuery) ([]int, error) {
+	return read(b, ctx, "count ranges", func() ([]int, error) { return b.proc.world.memory.Counts(ctx, queries) })
+}
+
+// Dues implements vault.Backend.
+func (b backend) Dues(ctx context.Context, queries []vault.ScoreQuery) ([]int64, error) {
+	return read(b, ctx, "count what is due", func() ([]int64, error) { return b.proc.world.memory.Dues(ctx, queries) })
+}
+
 // Streams implements vault.Backend.
 func (b backend) Streams(ctx context.Context, queries []vault.StreamQuery) ([][]vault.StreamEntry, error) {
 	return read(b, ctx, "read the trail", func() ([][]vault.StreamEntry, error) { return b.proc.world.memory.Streams(ctx, queries) })

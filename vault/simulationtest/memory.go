@@ -222,6 +222,9 @@ func (a *application) set(key, field, text string) {
 func (m *Memory) identity() string { return "run" + strconv.Itoa(m.run) }
 
 func (a *application) run() vault.Result {
+	if a.step.Release != nil {
+		return a.release()
+	}
 	if s := a.step.Settle; s != nil && a.settles(s) {
 		return a.answer(vault.VerdictSettling, 0)
 	}
@@ -254,6 +257,10 @@ func (a *application) run() vault.Result {
 				}
 				holds = end < a.now
 			}
+		case vault.CheckAtMost:
+			is, err := strconv.ParseInt(have, 10, 64)
+			most, _ := strconv.ParseInt(check.Value, 10, 64)
+			holds = there && err == nil && is <= most
 		case vault.CheckApplied:
 			if there && have == check.Value {
 				return a.answer(vault.VerdictApplied, 0)
@@ -400,6 +407,11 @@ func (a *application) writeSorted(w vault.Write) error {
 			}
 			v.sorted[args[i+1]] = score
 		}
+	case vault.WriteUnless:
+		if have, there := a.field(args[3], args[4]); there && have == args[0] {
+			return nil
+		}
+		return a.writeSorted(vault.Write{Kind: vault.WriteSortedAdd, Key: w.Key, Args: args[1:3]})
 	case vault.WriteSortedRemove:
 		a.shrink(w.Key, func(v *value) {
 			for _, member := range args {

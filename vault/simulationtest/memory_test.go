@@ -33,10 +33,16 @@ func hashKey(r *rand.Rand) string { return tag + "c:" + pick(r, "one", "two", "t
 
 func fieldName(r *rand.Rand) string { return pick(r, "gen", "s", "own", "at:", "at:k1", "at:k2") }
 
+// released is a record that the random steps leave alone, but those that let a token out.
+const released = tag + "c:released"
+
 func someValue(r *rand.Rand) string { return pick(r, "1", "2", "3", "x\x00\xffy", "{}") }
 
 // randomStep is a step such as the vault makes, and some that it does not.
 func randomStep(r *rand.Rand, head string) vault.Step {
+	if r.IntN(5) == 0 {
+		return randomRelease(r, head)
+	}
 	var step vault.Step
 	if r.IntN(6) == 0 {
 		step.Settle = &vault.Settle{Key: settles, Pause: pick(r, 0, time.Second)}
@@ -74,6 +80,30 @@ func randomStep(r *rand.Rand, head string) vault.Step {
 	return step
 }
 
+// randomRelease is one whose checks hold about as often as not.
+func randomRelease(r *rand.Rand, head string) vault.Step {
+	state := vault.StateDigest(nil, pick(r, "", "w", "w", "1"))
+	step := vault.Step{
+		Trail: &vault.TrailStep{
+			Stream: stream, Heads: heads, Index: streams, Member: "acme", Writer: "w", Head: head, Next: "head" + strconv.Itoa(r.IntN(1000)),
+			Entries: []vault.TrailEntry{{Meta: someValue(r), Body: someValue(r)}},
+		},
+		Release: &vault.ReleaseStep{
+			Index: tag + "s:none", State: pick(r, state, state[:12], state[:16], "another state"), Record: pick(r, released, released, released, hashKey(r)), Values: []string{pick(r, "acme", "acme", "rival"), pick(r, "1", "1", "2")},
+			Switches: hashKey(r), Mark: pick(r, "", "", "1", "2"),
+			UseKey: tag + "i:one", UseField: "is", UseValue: someValue(r),
+			Instead: vault.IndexQuery{Index: theIndex, Records: tag + "c:", Extra: pick(r, "", tag+"c:"), Beside: pick(r, "", tag+"c:two"), After: pick(r, "", "m1"), Limit: r.IntN(3)},
+		},
+	}
+	switch r.IntN(6) {
+	case 0:
+		step.Trail.Head = "another"
+	case 1:
+		step.Trail.Next = head
+	}
+	return step
+}
+
 func randomWrite(r *rand.Rand) vault.Write {
 	soon := strconv.FormatInt(time.Now().Add(time.Hour).UnixMilli(), 10)
 	member := "m" + strconv.Itoa(r.IntN(5))
@@ -85,6 +115,7 @@ func randomWrite(r *rand.Rand) vault.Write {
 		vault.Write{Kind: vault.WriteOnly, Key: hashKey(r), Args: []string{"at:", "at:k1"}},
 		vault.Write{Kind: vault.WriteSortedAdd, Key: theIndex, Args: []string{"0", member}},
 		vault.Write{Kind: vault.WriteSortedAdd, Key: theDues, Args: []string{strconv.Itoa(r.IntN(4)), member}},
+		vault.Write{Kind: vault.WriteUnless, Key: theDues, Args: []string{someValue(r), strconv.Itoa(r.IntN(4)), member, hashKey(r), fieldName(r)}},
 		vault.Write{Kind: vault.WriteSortedRemove, Key: pick(r, theIndex, theDues), Args: []string{member, "m0"}},
 		vault.Write{Kind: vault.WriteExpireAt, Key: hashKey(r), Args: []string{pick(r, soon, soon, soon, "1")}},
 		vault.Write{Kind: vault.WriteExpireIn, Key: hashKey(r), Args: []string{"3600000"}},
@@ -100,6 +131,14 @@ func timeless(fields map[string][]byte) map[string][]byte {
 	return out
 }
 
+func timelessAll(items []vault.Indexed) []vault.Indexed {
+	out := slices.Clone(items)
+	for i := range out {
+		out[i].Record, out[i].Extra = timeless(out[i].Record), timeless(out[i].Extra)
+	}
+	return out
+}
+
 // TestMemoryIsLikeRedis sends the same random steps to the model and to a server, and compares all answers and all that is
 // there in the end.
 func TestMemoryIsLikeRedis(t *testing.T) {
@@ -112,7 +151,10 @@ func TestMemoryIsLikeRedis(t *testing.T) {
 	defer cancel()
 	model := NewMemory(time.Now)
 	r := rand.New(rand.NewPCG(number(t, "SIMULATION_FIRST", 1), 3))
-	head := ""
+	for _, b := range []vault.Backend{model, server} {
+		b.Apply(ctx, []vault.Step{{Writes: []vault.Write{{Kind: vault.WriteHashSet, Key: released, Args: []string{"t", "acme", "s", "1", "wid", "w", "gen", "3", "at:", "x\x00\xffy"}}}}})
+	}
+	head, verdicts := "", make(map[vault.Verdict]int)
 	for n := range 3000 {
 		steps := make([]vault.Step, 1+r.IntN(3))
 		for i := range steps {
@@ -126,6 +168,12 @@ func TestMemoryIsLikeRedis(t *testing.T) {
 			if got[i].Verdict != want[i].Verdict || got[i].Refused != want[i].Refused || got[i].Head != want[i].Head || len(got[i].IDs) != len(want[i].IDs) || len(got[i].Reads) != len(want[i].Reads) {
 				t.Fatalf("call %d, step %d: model %+v, server %+v: %+v", n, i, got[i], want[i], steps[i])
 			}
+			if a, b := timelessAll(got[i].Instead), timelessAll(want[i].Instead); !reflect.DeepEqual(a, b) {
+				t.Fatalf("call %d, step %d: model read instead %q, server %q: %+v", n, i, a, b, steps[i])
+			}
+			if steps[i].Release != nil {
+				verdicts[got[i].Verdict]++
+			}
 			for k := range got[i].Reads {
 				if a, b := timeless(got[i].Reads[k]), timeless(want[i].Reads[k]); !reflect.DeepEqual(a, b) {
 					t.Fatalf("call %d, step %d, read %d: model %q, server %q: %+v", n, i, k, a, b, steps[i])
@@ -134,6 +182,11 @@ func TestMemoryIsLikeRedis(t *testing.T) {
 			if want[i].Head != "" {
 				head = want[i].Head
 			}
+		}
+	}
+	for _, verdict := range []vault.Verdict{vault.VerdictDone, vault.VerdictRepeated, vault.VerdictChain, vault.VerdictRefused} {
+		if verdicts[verdict] < 20 {
+			t.Errorf("tokens let out, by verdict: %v", verdicts)
 		}
 	}
 	for i, step := range []vault.Step{
@@ -171,7 +224,7 @@ func everything(t *testing.T, ctx context.Context, b vault.Backend) string {
 	keys, err := b.Keys(ctx, "tb:{??}:[ch]:*")
 	slices.Sort(keys)
 	say("keys", keys, err)
-	found, err := b.Hashes(ctx, []string{tag + "c:one", tag + "c:two", tag + "c:three", heads, tag + "c:none"})
+	found, err := b.Hashes(ctx, []string{tag + "c:one", tag + "c:two", tag + "c:three", heads, tag + "c:none", tag + "i:one"})
 	for i := range found {
 		found[i] = timeless(found[i])
 		delete(found[i], "w"+vault.HeadIDSuffix)
@@ -183,6 +236,15 @@ func everything(t *testing.T, ctx context.Context, b vault.Backend) string {
 	say("indexed", indexed, err)
 	scored, err := b.Scored(ctx, []vault.ScoreQuery{{Key: theDues, Max: 2}, {Key: theDues, Max: 9, Limit: 2}, {Key: tag + "none", Max: 9}})
 	say("scored", scored, err)
+	counted, err := b.Dues(ctx, []vault.ScoreQuery{{Key: theDues, Max: 2}, {Key: theDues, Max: 9, Limit: 2}, {Key: tag + "none", Max: 9}})
+	say("counted", counted, err)
+	ranges := []vault.RangeQuery{
+		{Key: theIndex}, {Key: theIndex, Reverse: true, Limit: 2}, {Key: theIndex, From: "m1", To: "m4"}, {Key: theIndex, From: "m1", To: "m4", Reverse: true}, {Key: theIndex, From: "m1\x00", Limit: 1}, {Key: tag + "none"},
+	}
+	members, err := b.Ranges(ctx, ranges)
+	say("ranges", members, err)
+	sizes, err := b.Counts(ctx, ranges)
+	say("sizes", sizes, err)
 	all, err := b.Streams(ctx, []vault.StreamQuery{{Key: stream, From: "-", To: "+", Limit: 1 << 20}, {Key: tag + "a:none", From: "-", To: "+", Limit: 9}, {Key: stream, From: "-", To: "+", Limit: 7, Newest: true}})
 	if err != nil || len(all[0]) < 10 {
 		t.Fatalf("streams: %d, %v", len(all), err)
@@ -195,7 +257,7 @@ func everything(t *testing.T, ctx context.Context, b vault.Backend) string {
 		}
 		say("entries", entries, nil)
 	}
-	members, err := b.Members(ctx, []string{streams, tag + "none"})
+	members, err = b.Members(ctx, []string{streams, tag + "none"})
 	say("members", members, err)
 	return out
 }

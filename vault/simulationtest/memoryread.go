@@ -49,27 +49,33 @@ func (m *Memory) Hashes(_ context.Context, keys []string) ([]map[string][]byte, 
 
 // Indexed implements vault.Backend.
 func (m *Memory) Indexed(_ context.Context, queries []vault.IndexQuery) ([][]vault.Indexed, error) {
-	return each(m, queries, func(q vault.IndexQuery, now int64) []vault.Indexed {
-		var members []string
-		for member := range m.live(q.Index, now).sorted {
-			if q.After == "" || member > q.After {
-				members = append(members, member)
-			}
+	return each(m, queries, m.indexed), nil
+}
+
+// indexed does what members.lua does.
+func (m *Memory) indexed(q vault.IndexQuery, now int64) []vault.Indexed {
+	var members []string
+	for member := range m.live(q.Index, now).sorted {
+		if q.After == "" || member > q.After {
+			members = append(members, member)
 		}
-		slices.Sort(members)
-		if q.Limit > 0 {
-			members = members[:min(q.Limit, len(members))]
+	}
+	slices.Sort(members)
+	if q.Limit > 0 {
+		members = members[:min(q.Limit, len(members))]
+	}
+	var out []vault.Indexed
+	if q.Beside != "" {
+		out = append(out, vault.Indexed{Record: fieldsOf(m.live(q.Beside, now)), Extra: map[string][]byte{}})
+	}
+	for _, member := range members {
+		found := vault.Indexed{Member: member, Record: fieldsOf(m.live(q.Records+member, now)), Extra: map[string][]byte{}}
+		if q.Extra != "" {
+			found.Extra = fieldsOf(m.live(q.Extra+member, now))
 		}
-		var out []vault.Indexed
-		for _, member := range members {
-			found := vault.Indexed{Member: member, Record: fieldsOf(m.live(q.Records+member, now)), Extra: map[string][]byte{}}
-			if q.Extra != "" {
-				found.Extra = fieldsOf(m.live(q.Extra+member, now))
-			}
-			out = append(out, found)
-		}
-		return out
-	}), nil
+		out = append(out, found)
+	}
+	return out
 }
 
 // Scored implements vault.Backend.
@@ -88,6 +94,52 @@ func (m *Memory) Scored(_ context.Context, queries []vault.ScoreQuery) ([][]vaul
 			out = out[:min(q.Limit, len(out))]
 		}
 		return out
+	}), nil
+}
+
+// Ranges implements vault.Backend.
+func (m *Memory) Ranges(_ context.Context, queries []vault.RangeQuery) ([][]string, error) {
+	return each(m, queries, func(q vault.RangeQuery, now int64) []string {
+		var out []string
+		for member := range m.live(q.Key, now).sorted {
+			if member >= q.From && (q.To == "" || member < q.To) {
+				out = append(out, member)
+			}
+		}
+		slices.Sort(out)
+		if q.Reverse {
+			slices.Reverse(out)
+		}
+		if q.Limit > 0 {
+			out = out[:min(q.Limit, len(out))]
+		}
+		return out
+	}), nil
+}
+
+// Counts implements vault.Backend.
+func (m *Memory) Counts(ctx context.Context, queries []vault.RangeQuery) ([]int, error) {
+	out := make([]int, len(queries))
+	for i, q := range queries {
+		q.Limit = 0
+		found, err := m.Ranges(ctx, []vault.RangeQuery{q})
+		if err != nil {
+			return nil, err
+		}
+		out[i] = len(found[0])
+	}
+	return out, nil
+}
+
+// Dues implements vault.Backend.
+func (m *Memory) Dues(_ context.Context, queries []vault.ScoreQuery) ([]int64, error) {
+	return each(m, queries, func(q vault.ScoreQuery, now int64) (n int64) {
+		for _, score := range m.live(q.Key, now).sorted {
+			if score <= q.Max {
+				n++
+			}
+		}
+		return n
 	}), nil
 }
 

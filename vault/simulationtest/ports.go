@@ -185,3 +185,15 @@ func (p ports) Newest(ctx context.Context, name string) (int64, error) {
 	defer p.done()
 	return p.Store.Newest(ctx, name)
 }
+
+// Guess is part of broker.Guesses.
+func (p ports) Guess(tenant, subject, connector string) (broker.Guess, bool) {
+	return p.Store.Guess(tenant, subject, connector)
+}
+
+// ReleaseGuessed is part of broker.Guesses.
+func (p ports) ReleaseGuessed(ctx context.Context, guess broker.Guess, entry broker.Entry) (broker.Connection, broker.Secret, error) {
+	p.at(ctx, "release guessed", guess.Connection)
+	defer p.done()
+	return p.Store.ReleaseGuessed(ctx, guess, entry)
+}

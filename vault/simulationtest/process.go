@@ -107,7 +107,7 @@ func (w *world) start(replica int, d *disk) *process {
 	p.random = seeded(w.plan.Seed, p.index)
 	log := slog.New(slog.DiscardHandler)
 	cfg := vault.Config{
-		Backend: backend{p}, Keyset: w.keyset, Now: p.now, Random: p.random, Log: log, RoundTrip: roundTrip, Orphan: p.orphan,
+		Backend: backend{p}, Keyset: w.keyset, Now: p.now, Random: p.random, Log: log, RoundTrip: roundTrip, Orphan: p.orphan, Guesses: 64,
 	}
 	if d != nil {
 		cfg.SpoolFiles = spoolFiles{p}
@@ -130,11 +130,12 @@ func (w *world) start(replica int, d *disk) *process {
 		refreshes = w.plant.Refreshes(refreshes)
 	}
 	var connections broker.Connections = ports
+	var guesses broker.Guesses = ports
 	if w.plant.Connections != nil {
-		connections = w.plant.Connections(connections)
+		connections, guesses = w.plant.Connections(connections), nil // all that is asked goes through what was planted
 	}
 	service, err := broker.New(broker.Config{
-		Connections: connections, Refreshes: refreshes, Schedule: ports, Shared: ports, Revocations: ports, Consents: ports, Portals: ports, Audit: ports, Placement: ports, Cursors: ports,
+		Connections: connections, Guesses: guesses, Index: ports, Refreshes: refreshes, Schedule: ports, Shared: ports, Revocations: ports, Consents: ports, Portals: ports, Audit: ports, Search: ports, Switches: ports, Placement: ports, Cursors: ports,
 		Upstream: upstream{p}, Connectors: connectors{w.plan.Shared}, PublicURL: "https://broker.example", Owner: p.name,
 		Client: func(id string) (broker.Client, bool) { return client, id == client.ID },
 		Now:    p.now, Random: p.random, Log: log,

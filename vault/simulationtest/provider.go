@@ -130,11 +130,17 @@ const (
 	shortestToken = 16
 	// sealAround is what a seal adds to what it holds: Tink's prefix, the nonce and the tag of AES-GCM.
 	sealAround = 5 + 12 + 16
+	// packedAround is what the second form of a token adds: the mark before the seal, and how it is packed; with all those dots it is
+	// left as it is.
+	packedMark, packedAround = 2, 2
 )
 
 // sealedIn tells which refresh token the seal holds, by its length; nil: none.
 func (p *provider) sealedIn(seal string) *token {
 	n := len(seal) - sealAround - shortestToken
+	if len(seal) > 0 && seal[0] == packedMark {
+		n -= packedAround
+	}
 	if n < 0 || n >= len(p.all) {
 		return nil
 	}

@@ -11,6 +11,11 @@ import (
 // about is the connection that steps are about, -1 if that is not one.
 func (w *world) about(steps []vault.Step) int {
 	for _, step := range steps {
+		if step.Release != nil {
+			if kind, id := keyParts(step.Release.Record); kind == "c" {
+				return w.number(id)
+			}
+		}
 		for _, c := range step.Checks {
 			if kind, id := keyParts(c.Key); kind == "c" {
 				return w.number(id)

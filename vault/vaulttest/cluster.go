@@ -171,17 +171,20 @@ func (c *Cluster) MasterOf(key string) *Redis {
 	return found
 }
 
-// ReplicaOf returns the replica of a master.
+// ReplicaOf returns the replica of a master, as soon as the node that is asked has heard of it.
 func (c *Cluster) ReplicaOf(master *Redis) *Redis {
 	c.t.Helper()
-	id := master.must("CLUSTER", "MYID")
-	for _, fields := range c.lines() {
-		if fields[3] == id {
-			return c.node(fields[1])
+	var found *Redis
+	c.within(startPatience, "the master has a replica", func() bool {
+		id := master.must("CLUSTER", "MYID")
+		for _, fields := range c.lines() {
+			if fields[3] == id {
+				found = c.node(fields[1])
+			}
 		}
-	}
-	c.t.Fatal("the master has no replica")
-	return nil
+		return found != nil
+	})
+	return found
 }
 
 // KillMasterOf kills the node that serves the key's slot and returns it.

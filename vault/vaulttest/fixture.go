@@ -103,7 +103,12 @@ func (r *rig) store(change ...func(*vault.Config, *redisstore.Config)) *vault.St
 	if err != nil {
 		r.Fatal(err)
 	}
-	vc.Backend = backend
+	if c, ok := vc.Backend.(*crashing); ok {
+		c.Backend = backend
+	}
+	if vc.Backend == nil {
+		vc.Backend = backend
+	}
 	s, err := vault.New(vc)
 	if err != nil {
 		r.Fatal(err)

@@ -61,6 +61,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"shared grant of a spool", testSharedSpool},
 		{"shared grant taken over", testSharedTakenOver},
 		{"holder of a shared grant lost", testSharedHolderLost},
+		{"shared grant lost before it could be read again", testSharedLostUnread},
 		{"shared grant that one holder alone has", testSharedHeldElsewhere},
 		{"shared grant of a newer format", testSharedNewerFormat},
 		{"shared lease of two runs", testSharedLeaseOfTwoRuns},
@@ -82,6 +83,16 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"newest events", testRecent},
 		{"newest events among many", testRecentBound},
 		{"sessions", testSessions},
+		{"jobs", testJobs},
+		{"list of jobs", testJobsListed},
+		{"switches", testSwitches}, {"switches that somebody spoils", testSwitchesTampered},
+		{"guess", testGuess}, {"wrong guess", testWrongGuess}, {"guess after a loss", testGuessAfterLoss}, {"guess and tampering", testGuessTampered}, {"guess and a lost answer", testGuessAnswerLost},
+		{"jobs in parallel", testJobsParallel},
+		{"operators' sign-ins", testOperatorSignIns},
+		{"operators' epochs", testOperatorEpochs},
+		{"counts", testCounts},
+		{"replicas", testReplicas},
+		{"backlog", testBacklog},
 		{"connectors of tenants", testTenantConnectors},
 		{"connectors of tenants in parallel", testTenantConnectorsParallel},
 		{"connectors of tenants, attacked", testTenantConnectorsAttacked},
@@ -89,8 +100,12 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"swapped values", testSwaps},
 		{"older values", testRolledBack},
 		{"newer format", testNewerFormat},
+		{"upgrade", testUpgrade},
 		{"nothing in clear", testNothingInClear},
 		{"group commit", testGroupCommit},
+		{"a token in one step", testReleaseStep},
+		{"a token in one step, refused", testReleaseRefused},
+		{"a token in one step, among others", testReleaseMixed},
 		{"script flush", testScriptFlush},
 		{"lost chain", testLostChain},
 		{"replaced entry", testReplacedEntry},
@@ -102,10 +117,20 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"settled file of a store that may have lost it", testSettledWhileUnhealed},
 		{"answer from before a failover", testOvertakenAnswer},
 		{"rotation", testRotation},
+		{"index", testIndex},
+		{"index of what ends", testIndexEnds},
+		{"index and crashes", testIndexCrash},
+		{"index and several movers", testIndexRace},
+		{"index and a mover that stood still", testIndexMeet},
+		{"index marked while it is moved", testIndexRemark},
+		{"index, checked", testIndexCheck},
+		{"index of replicas", testIndexReplicas},
 		{"schedule of replicas", testScheduleShared}, // the last: it holds the parts of the schedule for a while
 	}
 	if !topology.Variant {
 		tests = append([]test{{"audit tampering", testTampering}, {"hidden trails", testHiddenTrails}, {"dead writers", testDeadWriters}}, tests...)
+		// Each change of the table writes to all shards.
+		tests = append(tests, test{"switches in part", testSwitchesPartial}, test{"switches in parallel", testSwitchesParallel})
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(newRig(t, topology)) })

@@ -307,49 +307,6 @@ func testDue(r *rig) {
 	}
 }
 
-func testSessions(r *rig) {
-	s := r.store()
-	token := broker.NewSecret("canary-session-token" + eventID())
-	_, err := s.Session(r.ctx(), token)
-	is(r, err, broker.ErrNotFound, "no session yet")
-	if err := s.SaveSession(r.ctx(), token, []byte("canary-session-data"), time.Now().Add(time.Hour)); err != nil {
-		r.Fatal(err)
-	}
-	data, err := s.Session(r.ctx(), token)
-	if err != nil || string(data) != "canary-session-data" {
-		r.Fatalf("session: %v", err)
-	}
-	_, err = s.Session(r.ctx(), broker.Secret{})
-	is(r, err, broker.ErrNotFound, "no token")
-	// A session under another's key does not open.
-	other := broker.NewSecret("other" + eventID())
-	if err := s.SaveSession(r.ctx(), other, []byte("admin"), time.Now().Add(time.Hour)); err != nil {
-		r.Fatal(err)
-	}
-	copyHash(r, sessionKeyOf(r, other), sessionKeyOf(r, token))
-	_, err = s.Session(r.ctx(), token)
-	is(r, err, broker.ErrIntegrity, "another's session under this token")
-	if err := s.DeleteSession(r.ctx(), token); err != nil {
-		r.Fatal(err)
-	}
-	_, err = s.Session(r.ctx(), token)
-	is(r, err, broker.ErrNotFound, "after the end")
-	if err := s.SaveSession(r.ctx(), token, []byte("x"), time.Now().Add(-time.Second)); err != nil {
-		r.Fatal(err)
-	}
-	_, err = s.Session(r.ctx(), token)
-	is(r, err, broker.ErrNotFound, "saved after its end")
-}
-
-func sessionKeyOf(r *rig, token broker.Secret) string {
-	r.Helper()
-	keys := r.keys("tb:*:w:" + token.Digest())
-	if len(keys) != 1 {
-		r.Fatalf("%d keys of a session", len(keys))
-	}
-	return keys[0]
-}
-
 // copyHash copies the fields of one hash to another, as who can write to the store could.
 func copyHash(r *rig, from, to string) {
 	r.Helper()

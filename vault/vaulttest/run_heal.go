@@ -30,6 +30,8 @@ func RunHealing(t *testing.T) {
 		{"erasure", testLostErasure},
 		{"connector of a tenant", testLostConnector},
 		{"connector of a tenant, deleted", testLostConnectorDeletion},
+		{"jobs", testLostJob},
+		{"switches", testLostSwitches},
 		{"connector of a tenant, deleted elsewhere", testConnectorDeletedElsewhere},
 		{"erased, and remembered elsewhere", testErasedElsewhere},
 		{"commit behind a lost refresh", func(p *pair) { testCommitBehindLoss(p, true) }},

@@ -2,6 +2,7 @@ package vaulttest
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,62 @@ func testSharedHolderLost(r *rig) {
 		r.Fatal(err)
 	}
 	held("after healing")
+}
+
+// testSharedLostUnread: what a consent gives all holders is stored while its writer begins to look for what a failover took, so it has to
+// read the record again; before it has, the store loses that too. It comes back when the writer looks for what was lost, if it does
+// so in between, and else with the consent itself.
+func testSharedLostUnread(r *rig) {
+	before, key := r.keys("*}:g:*"), ""
+	for _, test := range []struct {
+		name  string
+		looks bool // in between
+	}{{"looked for", true}, {"not looked for", false}} {
+		b := &troubled{}
+		s, other := r.troubledStore(b), r.store()
+		name, conns := r.holders(other, "alice "+test.name, "bob "+test.name)
+		if key == "" {
+			key = r.sharedKey(before)
+		}
+		setBack := r.savedKeys(key)
+		written, lost := false, false
+		b.after = func(step vault.Step) error {
+			if ofSharedGrant(step) && !written {
+				written = true
+				s.Changed()
+			}
+			return nil
+		}
+		b.reading = func(keys []string) {
+			if !written || lost || !slices.Contains(keys, key) {
+				return
+			}
+			lost = true
+			setBack()
+			if !test.looks {
+				return
+			}
+			if err := s.Heal(r.ctx()); err != nil {
+				r.Errorf("heal: %v", err)
+			}
+			if token := r.sends(other, conns[0], "a"); token != "newer" {
+				r.Errorf("%s: before the writer has read it again another holder sends %q", test.name, token)
+			}
+		}
+		generation, err := s.Spread(r.ctx(), name, "consent "+test.name, r.grant("newer"))
+		if err != nil || generation <= conns[1].SharedGeneration || !lost {
+			r.Fatalf("%s: generation %d, lost %v, %v", test.name, generation, lost, err)
+		}
+		if token := r.sends(other, conns[1], "b"); token != "newer" {
+			r.Errorf("%s: another holder sends %q", test.name, token)
+		}
+		if n, err := other.Holders(r.ctx(), name, holderOf(conns[0])); err != nil || n < 2 {
+			r.Errorf("%s: %d hold the grant, the consent and bob among them, %v", test.name, n, err)
+		}
+		if err := s.Unmark(r.ctx(), name, "consent "+test.name); err != nil {
+			r.Fatal(err)
+		}
+	}
 }
 
 // testSharedClockAhead: one replica's clock was wrong once. The consents that come behind it are the newest all the same.

@@ -19,8 +19,13 @@ type trail struct {
 	allLost                      bool
 }
 
+// trail is an empty stream of a tenant of its own, and not the one in which that tenant's own events are written, which come when
+// trimming begins: one shard of 256 would be both, by the keyset.
 func (r *rig) trail(number int) *trail {
 	t := &trail{rig: r, tenant: fmt.Sprintf("%s.%d", tenant(r), number), store: r.store(), names: map[string]string{"": ""}}
+	for t.store.Shard(t.tenant, "u") == t.store.Shard(t.tenant, "") {
+		t.tenant += "."
+	}
 	prefix := tag(t.store.Shard(t.tenant, "u"))
 	t.stream, t.heads, t.index = prefix+"a:"+t.tenant, prefix+"h:"+t.tenant, prefix+"t"
 	return t

@@ -154,6 +154,9 @@ func TestDashboardInChromium(t *testing.T) {
 	b.wellMade(t)
 	b.shoot(t, "dashboard", desktop)
 	b.shoot(t, "dashboard", phone)
-	b.do(t, chromedp.Click(chromedp.CSS(".bar button")), chromedp.WaitVisible(chromedp.CSS("#token")))
+	b.do(t, chromedp.Click(chromedp.CSS(".whoami summary")), chromedp.WaitVisible(chromedp.CSS(".menu button")))
+	b.wellMade(t)
+	b.shoot(t, "dashboard-menu", phone)
+	b.do(t, chromedp.Click(chromedp.CSS(".menu button")), chromedp.WaitVisible(chromedp.CSS("#token")))
 	b.quiet(t)
 }

@@ -35,13 +35,14 @@ type site struct {
 	client  string // origin of the chat's page
 	service *webtest.Service
 	done    atomic.Bool // the code was accepted in the chat
+	pages   *web.Web
 
 	mu    sync.Mutex
 	posts []http.Header // of the forms that reached the pages
 	hops  []string      // paths asked at the provider
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, change ...func(*web.Config)) *site {
 	t.Helper()
 	s := &site{service: &webtest.Service{}}
 	e := echo.New()
@@ -125,21 +126,23 @@ func newSite(t *testing.T) *site {
 		f.Origins = []string{"https://elsewhere.example", s.client}
 		return f, nil
 	}
-	s.service.List = func(broker.Operator, string, broker.ConnectionQuery) ([]broker.Connection, string, error) {
-		return webtest.Connections(time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)), "next", nil
-	}
-
+	accountsOf(s)
 	digest := sha256.Sum256([]byte(operatorToken))
-	w, err := web.New(web.Config{
+	cfg := web.Config{
 		Service: s.service, Sessions: &webtest.Sessions{}, PublicURL: s.url, DashboardTokenSHA256: hex.EncodeToString(digest[:]),
-		Themes: themes(t), Tenants: []string{"acme", "globex"}, ClientIP: func(*http.Request) string { return "192.0.2.1" },
+		Themes: themes(t), Tenants: []string{"acme", "globex"}, Clients: []broker.Client{{ID: "acme-chat", Tenant: "acme"}}, ClientIP: func(*http.Request) string { return "192.0.2.1" },
 		RequestID: func(*http.Request) string { return "req-7f3a" },
 		Now:       time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(io.Discard, nil)),
 		MissBurst: 1 << 20, // the gallery shows again and again what is not there
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	w, err := web.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.pages = w
 	w.Register(e)
 	return s
 }

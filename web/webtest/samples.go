@@ -67,7 +67,7 @@ func Connections(created time.Time) []broker.Connection {
 			CreatedAt: created, LastIssued: created.Add(50 * time.Hour), LastRefreshed: created.Add(49 * time.Hour),
 		},
 		{
-			ID: "cn_2", Tenant: "acme", Subject: "user-0815", Connector: "slack", Status: broker.ConnectionNeedsConsent, Error: "grant_dead",
+			ID: "cn_2", Tenant: "acme", Subject: "user-0815", Connector: "slack", Status: broker.ConnectionNeedsConsent, Error: broker.ErrorInvalidGrant,
 			Scopes: broker.NewScopeSet("channels:read", "chat:write", "users:read"), Account: broker.Account{ID: "U02AB", Name: "Grace Hopper"},
 			CreatedAt: created.Add(-300 * time.Hour), LastIssued: created,
 		},

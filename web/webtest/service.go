@@ -15,17 +15,22 @@ const Link = "Zm9yLXRlc3RzLW9ubHktbGluay0wMDE"
 // Service answers each call with the function of its field; a nil one answers not_found. Safe for concurrent use once
 // its fields are set.
 type Service struct {
-	Open   func(link broker.Secret) (broker.ConsentPage, error)
-	Start  func(link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error)
-	Cancel func(link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error)
-	Finish func(ctx context.Context, cb broker.Callback) (broker.Finish, error)
-	SignIn func(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error)
-	Decide func(ctx context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
-	Again  func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
-	Status func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
-	List   func(op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error)
-	Record func(op broker.Operator, t broker.EventType) error
-	Visits Visits
+	Open      func(link broker.Secret) (broker.ConsentPage, error)
+	Start     func(link broker.Secret, cookie func(string) broker.Secret) (broker.Start, error)
+	Cancel    func(link broker.Secret, cookie func(string) broker.Secret) (broker.Finish, error)
+	Finish    func(ctx context.Context, cb broker.Callback) (broker.Finish, error)
+	SignIn    func(ctx context.Context, cb broker.LoginCallback) (broker.LoginFinish, error)
+	Decide    func(ctx context.Context, id string, cookie func(string) broker.Secret, d broker.Decision) (broker.Finish, error)
+	Again     func(id string, cookie func(string) broker.Secret) (broker.Finish, error)
+	Status    func(link broker.Secret, known broker.ConsentStatus, wait time.Duration) (broker.LinkStatus, error)
+	Record    func(op broker.Operator, t broker.EventType) error
+	Visits    Visits
+	Overviews Overviews
+	Board     Accounts
+	Switches  Switches
+	Trail     Trail
+
+	Operators Operators
 
 	mu    sync.Mutex
 	calls []string
@@ -126,15 +131,6 @@ func (s *Service) LinkStatus(_ context.Context, link broker.Secret, known broker
 		return broker.LinkStatus{}, nothing()
 	}
 	return s.Status(link, known, wait)
-}
-
-// OperatorConnections as web.Service.
-func (s *Service) OperatorConnections(_ context.Context, op broker.Operator, tenant string, q broker.ConnectionQuery) ([]broker.Connection, string, error) {
-	s.note("OperatorConnections")
-	if s.List == nil {
-		return nil, "", nil
-	}
-	return s.List(op, tenant, q)
 }
 
 // RecordOperator as web.Service.

@@ -13,9 +13,12 @@ import (
 type Sessions struct {
 	// Fail, if set, is what every call returns: a store that is down.
 	Fail error
+	// Meanwhile, if set, happens between the reading of a session and its keeping.
+	Meanwhile func()
 
 	mu     sync.Mutex
 	byName map[string]session
+	epochs map[string]string
 }
 
 type session struct {
@@ -48,6 +51,44 @@ func (s *Sessions) SaveSession(_ context.Context, token broker.Secret, data []by
 		s.byName = map[string]session{}
 	}
 	s.byName[token.Digest()] = session{data: slices.Clone(data), expiry: expiry}
+	return nil
+}
+
+// KeepSession as broker.Sessions.
+func (s *Sessions) KeepSession(ctx context.Context, token broker.Secret, data []byte, expiry time.Time) error {
+	if _, err := s.Session(ctx, token); err != nil {
+		return err
+	}
+	if s.Meanwhile != nil {
+		s.Meanwhile()
+	}
+	s.mu.Lock()
+	_, ok := s.byName[token.Digest()]
+	s.mu.Unlock()
+	if !ok {
+		return broker.ErrNotFound
+	}
+	return s.SaveSession(ctx, token, data, expiry)
+}
+
+// OperatorEpoch as broker.OperatorEpochs.
+func (s *Sessions) OperatorEpoch(_ context.Context, operator string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.epochs[operator], s.Fail
+}
+
+// SetOperatorEpoch as broker.OperatorEpochs.
+func (s *Sessions) SetOperatorEpoch(_ context.Context, operator, epoch string, _ time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Fail != nil {
+		return s.Fail
+	}
+	if s.epochs == nil {
+		s.epochs = map[string]string{}
+	}
+	s.epochs[operator] = epoch
 	return nil
 }
 

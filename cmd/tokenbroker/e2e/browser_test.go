@@ -70,6 +70,7 @@ func (b *browser) get(address string) page {
 	return b.do(req)
 }
 
+// post sends a form as a browser does from a page of the same site.
 func (b *browser) post(address string, form url.Values) page {
 	b.t.Helper()
 	req, err := http.NewRequest("POST", address, strings.NewReader(form.Encode()))
@@ -77,6 +78,7 @@ func (b *browser) post(address string, form url.Values) page {
 		b.t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
 	return b.do(req)
 }
 

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,20 +25,6 @@ const (
 	chaosPace     = 300 * time.Millisecond
 	chaosDeadline = 45 * time.Second // the longest that any request may take: a lease, a request to the provider, and some more
 )
-
-// setting reads a whole number from the environment.
-func setting(t *testing.T, name string, otherwise uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s is no whole number: %q", name, text)
-	}
-	return n
-}
 
 // TestChaos is the long run behind `make chaos`. TOKENBROKER_CHAOS_KILLS (1000) bounds its first part,
 // TOKENBROKER_CHAOS_SECONDS (120) each topology; TOKENBROKER_CHAOS_SEED repeats a run, as far as processes can be repeated.

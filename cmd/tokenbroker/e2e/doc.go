@@ -30,6 +30,10 @@
 // What people may try with links and accounts of others: TestForwardedLinkInThreeJars, and with a sign-in at their organisation
 // TestConsentWithLogin.
 //
+// What operators may and may not: TestThreat63RolesMatrix asks for each page and action in each role, from one table that every route
+// of the dashboard must be in; how they get in and out: TestOperatorsSignIn, and in Chromium TestOperatorsInChromium,
+// TestOperatorsLeaveInChromium and TestThreat61OtherSitesInChromium.
+//
 // A clock that jumps has no test here: there is no clean way to give one process another clock. Time is a port of package
 // broker, and its simulation moves it.
 //

@@ -58,7 +58,7 @@ func newTown(t *testing.T) *town {
 	end := strings.Index(string(text), "    return_to:")
 	login := string(text)[begin:end]
 	config := strings.Replace(string(text), login, "", 1)
-	config = strings.ReplaceAll(config, "http://127.0.0.1:3000", w.chat.origin)
+	config = strings.NewReplacer(`"http://127.0.0.1:3000/`, `"`+w.chat.origin+"/", `"http://127.0.0.1:3000"`, fmt.Sprintf("%q", w.chat.origin)).Replace(config)
 	config = strings.Replace(config, "connectors:\n  - id: files", fmt.Sprintf(`  - id: staff-chat
     name: Staff Chat
     tenant: staff

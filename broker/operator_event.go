@@ -1,0 +1,51 @@
+package broker
+
+import (
+	"context"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxReason bounds the reason that an operator gives, in bytes.
+const maxReason = 500
+
+// operatorReason is the reason that an operator gave for an action, as it is recorded: an action without one is refused.
+func operatorReason(reason string) (string, error) {
+	reason = strings.TrimSpace(reason)
+	switch {
+	case reason == "":
+		return "", Errorf(CodeInvalidRequest, "say why: the reason is kept in the audit trail")
+	case len(reason) > maxReason, !utf8.ValidString(reason), strings.ContainsFunc(reason, unicode.IsControl):
+		return "", Errorf(CodeInvalidRequest, "the reason must be one line of text, of at most %d bytes", maxReason)
+	}
+	return reason, nil
+}
+
+// ValidateReason is the error that an operator gets who states no reason, or no usable one.
+func ValidateReason(reason string) error {
+	_, err := operatorReason(reason)
+	return err
+}
+
+// recordOperator records what an operator is about to do: entry says what, and of which tenant, connector, connection and subject.
+// Not recorded means not done: use cases go on only without an error.
+func (s *Service) recordOperator(ctx context.Context, op Operator, entry Entry) error {
+	entry.Time, entry.Actor, entry.RequestID, entry.TraceID = s.cfg.Now().UTC(), Actor{Agent: op.ID}, op.RequestID, op.TraceID
+	if entry.Outcome == "" {
+		entry.Outcome = "ok"
+	}
+	var err error
+	if entry.Scopes, err = s.eventScopes(ScopeSet{}, ScopeSet{}); err != nil {
+		return serverError(err)
+	}
+	return s.append(ctx, entry)
+}
+
+// firstBytes cuts a text, between characters.
+func firstBytes(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "")
+}

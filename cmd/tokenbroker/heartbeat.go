@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"tokenbroker/broker"
+	"tokenbroker/vault/redisstore"
+)
+
+// beatTimeout bounds one heartbeat: shorter than the pause between two.
+const beatTimeout = 2 * time.Second
+
+// lastReport is what watchReadiness found last, so that a heartbeat need not ask everything again.
+type lastReport struct {
+	mu     sync.Mutex
+	ready  bool
+	checks map[string]string
+}
+
+func (l *lastReport) set(ready bool, checks map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready, l.checks = ready, checks
+}
+
+func (l *lastReport) get() (bool, map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ready, l.checks
+}
+
+// beat tells the other replicas, and whoever looks at the dashboard, how this one is, until ctx ends. At an end in order it
+// takes that back; one that is killed is shown as silent for a while.
+func (a *app) beat(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	started := time.Now().UTC()
+	before := succession{dir: a.cfg.Config.SpoolDir, id: a.id, end: a.store.EndReplica}
+	failed := false
+	once := func() {
+		limited, cancel := context.WithTimeout(ctx, beatTimeout)
+		defer cancel()
+		if err := before.settle(limited); err != nil {
+			a.cfg.Log.DebugContext(ctx, "who had spool_dir before may be taken for silent for a while", "error", err)
+		}
+		err := a.store.Beat(limited, a.replica(limited, host, started))
+		if err != nil && !failed && ctx.Err() == nil {
+			a.cfg.Log.WarnContext(ctx, "this replica can't tell the others that it runs", "error", err)
+		}
+		failed = err != nil
+		if opened, err := a.forms.look(limited); err != nil {
+			a.cfg.Log.DebugContext(ctx, "whether replicas of an older version run is not known now", "error", err)
+		} else if opened {
+			a.cfg.Log.InfoContext(ctx, "records are now written in a form that versions before this one can't read: no such replica was seen for a while", "stored_form", knownForms)
+		}
+	}
+	once()
+	every(ctx, broker.BeatEvery, once)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := a.store.EndReplica(last, a.id); err != nil {
+		a.cfg.Log.InfoContext(ctx, "the other replicas will take this one for silent for a while", "error", err)
+	}
+	return nil
+}
+
+// replica is what this process says of itself.
+func (a *app) replica(ctx context.Context, host string, started time.Time) broker.Replica {
+	v, commit := buildVersion()
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	r := broker.Replica{
+		ID: a.id, Host: host, Version: v, Commit: commit, Go: runtime.Version(), Started: started, Forms: knownForms,
+		Circuits: a.service.OpenCircuits(), EarlyRunning: a.service.EarlyRunning(),
+		MemoryBytes: memory.Sys - memory.HeapReleased, Goroutines: runtime.NumGoroutine(),
+	}
+	if r.Ready, r.Checks = a.report.get(); r.Checks == nil {
+		r.Ready, r.Checks = a.ready.report(ctx) // it has only just begun
+	}
+	state, err := a.store.Spool(ctx, false)
+	r.Spool = broker.SpoolReport{
+		Waiting: state.Waiting, Oldest: state.Oldest.UTC(), Unreadable: len(state.Unreadable), Writable: err == nil && state.Failure == nil, Off: a.cfg.Config.SpoolDir == "",
+	}
+	for _, k := range a.cfg.Keyset.Keys() {
+		r.Keys = append(r.Keys, broker.SealingKey{ID: k.ID, Status: k.Status, Primary: k.Primary, Created: k.Created})
+	}
+	return r
+}
+
+// storeHealth is what Redis says of itself, and whether its losing things is accepted.
+type storeHealth struct {
+	*redisstore.Store
+	accepted bool
+}
+
+// StoreReport implements broker.StoreHealth.
+func (s storeHealth) StoreReport(ctx context.Context) (broker.StoreReport, error) {
+	report, err := s.Store.StoreReport(ctx)
+	report.Accepted = s.accepted
+	return report, err
+}

@@ -1,0 +1,403 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	// followHold is for how long a process brings a shard's streams into the index before any other may go on with it; and
+	// followShards how many it takes at once, so that some are left for others.
+	followHold   = time.Minute
+	followShards = 64
+	// followChunk bounds how many entries of a stream are taken in one go, followStreams of how many streams, so that a list gets
+	// what all of them have for it in one piece. They are read followReads streams at a time: some 4 MB as they come, of which
+	// the postings are a hundredth.
+	followChunk   = 64
+	followStreams = 256
+	followReads   = 32
+	// followPieces bounds how many lists are written to in one round trip.
+	followPieces = 1024
+	// followTimeout bounds one round.
+	followTimeout = 30 * time.Second
+	// followRest: while it has to catch up, it rests that many times as long as it works.
+	followRest = 2
+	// restful is the most rounds that a stream in which nothing happens is left out, as a power of 2.
+	restful = 3
+	// indexSettled is how long ago a mark must have been reached to be relied on also when the store is no longer the one that it was
+	// written to: a list, on another node, may have lost what was appended since. What a failover loses of a longer time, it
+	// takes out of the index.
+	indexSettled = time.Minute
+)
+
+// The fields of a mark (postingsMarkKey).
+const (
+	markAt    = "at"    // the id of the last entry that is in the index
+	markRun   = "run"   // Backend.Identity when that was written
+	markSafe  = "safe"  // what markAt was a while before: what is relied on behind a failover
+	markSoon  = "soon"  // what becomes markSafe
+	markSince = "since" // when markSoon was reached, in ms
+)
+
+// indexMark is how far a stream is in the index.
+type indexMark struct {
+	at, safe, soon streamID
+	since          int64
+	raw            string // markAt as it lies there, "" if there is none
+}
+
+// markOf reads a mark as it may be relied on in a store with this identity. What can't be read is where everything begins.
+func markOf(fields map[string][]byte, identity string, now time.Time) indexMark {
+	m := indexMark{raw: string(fields[markAt])}
+	for id, field := range map[*streamID]string{&m.at: markAt, &m.safe: markSafe, &m.soon: markSoon} {
+		*id, _ = parseStreamID(string(fields[field]))
+	}
+	m.since, _ = strconv.ParseInt(string(fields[markSince]), 10, 64)
+	if string(fields[markRun]) != identity {
+		m.at, m.soon, m.since = m.safe, m.safe, now.UnixMilli()
+	}
+	return m
+}
+
+// moved is the mark when everything up to at is in the index.
+func (m indexMark) moved(at streamID, now time.Time) indexMark {
+	m.at, m.raw = at, at.String()
+	// The absolute value: whoever wrote it may have had another clock.
+	if time.Duration(max(now.UnixMilli()-m.since, m.since-now.UnixMilli()))*time.Millisecond >= indexSettled {
+		m.safe, m.soon, m.since = m.soon, at, now.UnixMilli()
+	}
+	return m
+}
+
+func (m indexMark) fields(run string) []string {
+	return []string{markAt, m.at.String(), markRun, run, markSafe, m.safe.String(), markSoon, m.soon.String(), markSince, strconv.FormatInt(m.since, 10)}
+}
+
+// follower brings the streams into the index, in rounds.
+type follower struct {
+	store  *Store
+	lists  Lists
+	claims claims
+
+	mu       sync.Mutex // held by a round; what is below is its
+	identity string
+	streams  [shards]map[string]*followed // by tenant; nil: not read yet
+	tallies  tallies
+}
+
+// followed is a stream of a shard that is this process's for the moment.
+type followed struct {
+	mark indexMark
+	idle int // in so many rounds nothing was found
+	skip int // so many rounds it is left out
+}
+
+// keepIndex brings the index up to date now and then, until ctx ends.
+func (s *Store) keepIndex(ctx context.Context) {
+	failing := false
+	for {
+		began := time.Now()
+		more, err := s.IndexTrail(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil && !failing:
+			s.cfg.Log.WarnContext(ctx, "the index of the audit trail is not up to date; searching takes longer until it is", "error", err)
+			failing = true
+		case err == nil && failing:
+			s.cfg.Log.InfoContext(ctx, "the index of the audit trail is brought up to date again")
+			failing = false
+		}
+		pause := s.cfg.TrailIndexInterval
+		if more && err == nil {
+			pause = min(pause, max(time.Millisecond, followRest*time.Since(began)))
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// IndexTrail brings what was appended to the audit trail into the index that SearchEvents reads, a part of it; more tells that
+// there is more to do at once. Replicas share the shards. Run calls it; without it searching is slower, and finds the same.
+func (s *Store) IndexTrail(ctx context.Context) (more bool, err error) {
+	if s.follower == nil {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	f := s.follower
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	identity, err := s.identity(ctx)
+	if err != nil {
+		return false, fmt.Errorf("follow the audit trail: %w", err)
+	}
+	if identity != f.identity {
+		f.identity, f.streams = identity, [shards]map[string]*followed{}
+	}
+	mine, more, err := f.claim(ctx)
+	if err != nil {
+		return false, fmt.Errorf("follow the audit trail: %w", err)
+	}
+	names, err := f.due(ctx, mine)
+	for len(names) > 0 && err == nil {
+		n := min(len(names), followStreams)
+		var full bool
+		full, err = f.index(ctx, names[:n])
+		more = more || full
+		names = names[n:]
+	}
+	if err != nil {
+		return false, fmt.Errorf("follow the audit trail: %w", err)
+	}
+	return more, nil
+}
+
+// claim takes shards that nobody has and returns those that are this process's; more: there may be others to take.
+func (f *follower) claim(ctx context.Context) (mine []byte, more bool, err error) {
+	var first [1]byte
+	if _, err := io.ReadFull(f.store.cfg.Random, first[:]); err != nil {
+		return nil, false, fmt.Errorf("choose shards: %w", err)
+	}
+	var try []byte
+	now := f.store.cfg.Now()
+	for i := range shards {
+		if shard := first[0] + byte(i); f.claims.mine(shard, now) {
+			mine = append(mine, shard)
+		} else {
+			try = append(try, shard)
+			f.streams[shard] = nil // somebody else may have gone on with them
+		}
+	}
+	more = len(try) > followShards
+	try = try[:min(len(try), followShards)]
+	got := make([]bool, len(try))
+	err = errors.Join(atOnce(len(try), fewAtOnce, func(i int) (err error) {
+		got[i], err = f.store.claim(ctx, &f.claims, postingsClaimKey(try[i]), try[i], followHold)
+		return err
+	})...)
+	taken := false
+	for i, yes := range got {
+		if yes {
+			mine, taken = append(mine, try[i]), true
+		}
+	}
+	return mine, more && taken, err
+}
+
+// due are the streams of these shards that are to be looked at in this round.
+func (f *follower) due(ctx context.Context, mine []byte) ([]trailName, error) {
+	keys := make([]string, len(mine))
+	for i, shard := range mine {
+		keys[i] = trailsKey(shard)
+	}
+	tenants, err := readPatiently(ctx, func(ctx context.Context) ([][]string, error) { return f.store.cfg.Backend.Members(ctx, keys) })
+	if err != nil {
+		return nil, err
+	}
+	var names, fresh []trailName
+	var marks []string
+	for i, shard := range mine {
+		if f.streams[shard] == nil {
+			f.streams[shard] = make(map[string]*followed)
+		}
+		for _, tenant := range tenants[i] {
+			name := trailName{shard: shard, tenant: tenant}
+			switch known := f.streams[shard][tenant]; {
+			case known == nil:
+				fresh, marks = append(fresh, name), append(marks, postingsMarkKey(shard, tenant))
+			case known.skip > 0:
+				known.skip--
+				continue
+			}
+			names = append(names, name)
+		}
+	}
+	if len(fresh) == 0 {
+		return names, nil
+	}
+	found, err := f.store.hashes(ctx, marks...)
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range fresh {
+		f.streams[name.shard][name.tenant] = &followed{mark: markOf(found[i], f.identity, f.store.cfg.Now())}
+	}
+	return names, nil
+}
+
+// index brings the next entries of these streams into the index: first the lists, then the marks. A crash between leaves
+// postings that are written again.
+func (f *follower) index(ctx context.Context, names []trailName) (more bool, err error) {
+	batch := make(map[tally][]byte)
+	ends := make(map[trailName]streamID)
+	for some := range slices.Chunk(names, followReads) {
+		full, err := f.read(ctx, some, batch, ends)
+		if err != nil {
+			return false, err
+		}
+		more = more || full
+	}
+	if err := f.write(ctx, batch); err != nil {
+		return false, err
+	}
+	return more, f.advance(ctx, ends)
+}
+
+// read adds the postings of the next entries of these streams to the batch, and where they end; more: one has still more of them.
+func (f *follower) read(ctx context.Context, names []trailName, batch map[tally][]byte, ends map[trailName]streamID) (more bool, err error) {
+	queries := make([]StreamQuery, len(names))
+	for i, name := range names {
+		queries[i] = StreamQuery{Key: streamKey(name.shard, name.tenant), From: "(" + f.of(name).mark.at.String(), To: "+", Limit: followChunk}
+	}
+	found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) { return f.store.cfg.Backend.Streams(ctx, queries) })
+	if err != nil {
+		return false, err
+	}
+	for i, name := range names {
+		stream := f.of(name)
+		if len(found[i]) == 0 {
+			stream.idle = min(stream.idle+1, restful)
+			stream.skip = 1<<stream.idle - 1
+			continue
+		}
+		stream.idle = 0
+		more = more || len(found[i]) == followChunk
+		for _, e := range found[i] {
+			id, err := parseStreamID(e.ID)
+			if err != nil {
+				return false, fmt.Errorf("read audit trail: %w", err)
+			}
+			f.add(batch, name, id, e)
+			ends[name] = id
+		}
+	}
+	return more, nil
+}
+
+// add adds the postings of an entry. Of one that does not open, which verifying names, those are added that stand in clear.
+func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e StreamEntry) {
+	_, entry, err := f.store.openEntry(name, e.TrailEntry)
+	if err != nil {
+		clear, _, err := parseMeta(e.Meta)
+		if err != nil {
+			return
+		}
+		entry = storedEntry{Type: clear.kind, Connector: clear.connector, Time: clear.time}
+	}
+	late := entry.Time >= 0 && uint64(entry.Time)+uint64(timeSlack.Milliseconds()) < id.ms
+	seen := make(map[tally]bool, 8)
+	for _, v := range valuesOf(entry, late) {
+		key := tally{list: f.store.listOf(name.tenant, v.facet, v.text), day: dayOf(id.ms)}
+		if !seen[key] {
+			seen[key] = true
+			batch[key] = postingOf(name.shard, id).append(batch[key])
+		}
+	}
+}
+
+// write appends the postings to their lists.
+func (f *follower) write(ctx context.Context, batch map[tally][]byte) error {
+	shared := make(map[string][]byte)
+	var pieces []ListPiece
+	for key, postings := range batch {
+		if f.tallies.add(key.list, key.day, len(postings)/ownSize) {
+			pieces = append(pieces, ListPiece{Key: key.list.own(key.day), Bytes: string(postings)})
+			continue
+		}
+		list := key.list.shared(key.day)
+		for ; len(postings) > 0; postings = postings[ownSize:] {
+			shared[list] = append(append(shared[list], key.list.tag()...), postings[:ownSize]...)
+		}
+	}
+	for key, postings := range shared {
+		pieces = append(pieces, ListPiece{Key: key, Bytes: string(postings)})
+	}
+	for len(pieces) > 0 {
+		n := min(len(pieces), followPieces)
+		if err := f.lists.AppendLists(ctx, pieces[:n]); err != nil {
+			return fmt.Errorf("append to the index: %w", err)
+		}
+		pieces = pieces[n:]
+	}
+	return nil
+}
+
+func (f *follower) of(name trailName) *followed { return f.streams[name.shard][name.tenant] }
+
+// advance moves the marks, unless somebody else did.
+func (f *follower) advance(ctx context.Context, ends map[trailName]streamID) error {
+	var names [shards][]trailName
+	var moved []byte
+	for name := range ends {
+		if names[name.shard] == nil {
+			moved = append(moved, name.shard)
+		}
+		names[name.shard] = append(names[name.shard], name)
+	}
+	results := make([][]Result, len(moved))
+	now := f.store.cfg.Now()
+	atOnce(len(moved), fewAtOnce, func(i int) error { // each result has its own error
+		var steps []Step
+		for _, name := range names[moved[i]] {
+			key, was := postingsMarkKey(name.shard, name.tenant), f.of(name).mark
+			check := Check{Key: key, Field: markAt, Kind: CheckEqual, Value: was.raw}
+			if was.raw == "" {
+				check = Check{Key: key, Field: markAt, Kind: CheckAbsent}
+			}
+			steps = append(steps, Step{Checks: []Check{check}, Writes: []Write{{Kind: WriteHashSet, Key: key, Args: was.moved(ends[name], now).fields(f.identity)}}})
+		}
+		trip, cancel := context.WithTimeout(ctx, f.store.cfg.RoundTrip)
+		defer cancel()
+		results[i] = f.store.trails.apply(trip, steps)
+		return nil
+	})
+	var errs []error
+	for i, shard := range moved {
+		for j, name := range names[shard] {
+			r := results[i][j]
+			if r.Err != nil {
+				errs = append(errs, r.Err)
+			}
+			if r.Err != nil || r.Verdict != VerdictDone {
+				delete(f.streams[shard], name.tenant) // it is read again
+				continue
+			}
+			f.of(name).mark = f.of(name).mark.moved(ends[name], now)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// marks reads how far these streams are in the index, as the store is now. Without an index nothing is in it.
+func (s *Store) marks(ctx context.Context, tenant string, of []byte) (map[byte]streamID, error) {
+	out := make(map[byte]streamID, len(of))
+	if s.follower == nil {
+		return out, nil
+	}
+	identity, err := readPatiently(ctx, s.cfg.Backend.Identity)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, len(of))
+	for i, shard := range of {
+		keys[i] = postingsMarkKey(shard, tenant)
+	}
+	found, err := s.hashes(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	for i, shard := range of {
+		out[shard] = markOf(found[i], identity, s.cfg.Now()).at
+	}
+	return out, nil
+}

@@ -1,0 +1,108 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// The stored form of what replicas say of themselves: for each a hash with a TTL, v format, a the store's time of the beat, b
+// what it says, sealed, so that nobody who can write to the store can make one up; and an index of them by their own time. All
+// in one shard: they are few.
+
+const (
+	replicaFormat = "1"
+	replicaShard  = 0
+	fieldBeat     = "a"
+)
+
+func replicaPlace(id string) []byte { return place("replica", "", id, fieldBody, replicaFormat) }
+
+// Beat implements broker.Replicas.
+func (s *Store) Beat(ctx context.Context, replica broker.Replica) error {
+	text, err := json.Marshal(replica)
+	if err != nil {
+		return fmt.Errorf("write a heartbeat: %w", err)
+	}
+	sealed, err := s.seals.seal(text, replicaPlace(replica.ID))
+	if err != nil {
+		return err
+	}
+	now, key := s.cfg.Now(), replicaKey(replicaShard, replica.ID)
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	if _, err := s.trails.direct(ctx, Step{Writes: []Write{
+		{Kind: WriteHashSet, Key: key, Args: []string{fieldFormat, replicaFormat, fieldBody, sealed}},
+		{Kind: WriteDeadline, Key: key, Args: []string{fieldBeat, "0"}},
+		{Kind: WriteExpireIn, Key: key, Args: []string{strconv.FormatInt(broker.ReplicaKept.Milliseconds(), 10)}},
+		{Kind: WriteSortedAdd, Key: replicasKey(replicaShard), Args: []string{strconv.FormatInt(now.UnixMilli(), 10), replica.ID}},
+		{Kind: WriteSortedExpire, Key: replicasKey(replicaShard), Args: []string{"-inf", strconv.FormatInt(now.Add(-broker.ReplicaKept).UnixMilli(), 10)}},
+		{Kind: WriteSortedTrim, Key: replicasKey(replicaShard), Args: []string{"0", strconv.Itoa(-broker.MaxReplicas - 1)}},
+	}}); err != nil {
+		return fmt.Errorf("write a heartbeat: %w", err)
+	}
+	return nil
+}
+
+// EndReplica implements broker.Replicas.
+func (s *Store) EndReplica(ctx context.Context, id string) error {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	if _, err := s.trails.direct(ctx, Step{Writes: []Write{
+		{Kind: WriteDelete, Key: replicaKey(replicaShard, id)},
+		{Kind: WriteSortedRemove, Key: replicasKey(replicaShard), Args: []string{id}},
+	}}); err != nil {
+		return fmt.Errorf("take back a heartbeat: %w", err)
+	}
+	return nil
+}
+
+// AllReplicas implements broker.Replicas.
+func (s *Store) AllReplicas(ctx context.Context) ([]broker.Replica, time.Time, error) {
+	found, err := readPatiently(ctx, func(ctx context.Context) ([][]Scored, error) {
+		return s.cfg.Backend.Scored(ctx, []ScoreQuery{{Key: replicasKey(replicaShard), Max: math.MaxInt64, Limit: broker.MaxReplicas}})
+	})
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("read heartbeats: %w", err)
+	}
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	step := Step{}
+	for _, one := range found[0] {
+		step.Reads = append(step.Reads, Read{Key: replicaKey(replicaShard, one.Member)})
+	}
+	r, err := s.trails.direct(ctx, step) // a step, for it tells the store's time
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("read heartbeats: %w", err)
+	}
+	var all []broker.Replica
+	for i, one := range found[0] {
+		record := r.Reads[i]
+		if len(record) == 0 {
+			continue // it ended meanwhile
+		}
+		replica := broker.Replica{}
+		text, err := s.seals.open(record[fieldBody], replicaPlace(one.Member))
+		if err == nil {
+			err = json.Unmarshal(text, &replica)
+		}
+		if err != nil || string(record[fieldFormat]) != replicaFormat || replica.ID != one.Member {
+			replica = broker.Replica{ID: one.Member, Unreadable: true}
+		}
+		if at, err := strconv.ParseInt(string(record[fieldBeat]), 10, 64); err == nil {
+			replica.Beat = time.UnixMilli(at).UTC()
+		}
+		all = append(all, replica)
+	}
+	slices.SortFunc(all, func(a, b broker.Replica) int {
+		return cmp.Or(cmp.Compare(a.Host, b.Host), a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
+	})
+	return all, r.Now, nil
+}

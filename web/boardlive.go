@@ -1,0 +1,230 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"tokenbroker/broker"
+)
+
+// The overview stays up to date while it is open: GET /dashboard/live is a stream of server-sent events that brings its moving part
+// whenever that has changed. Each turn asks for the session and the permission again, and does not count as using the session: a page
+// that nobody looks at must not keep anybody signed in.
+
+const (
+	liveEvery = 3 * time.Second
+	// liveLife is how long a stream lasts: the page asks for another one then.
+	liveLife = 15 * time.Minute
+	// liveStreams are as many as a process serves, liveEach those of one operator.
+	liveStreams, liveEach = 128, 12
+	// liveWrite bounds one turn, the sending included: a browser that does not read ends its stream.
+	liveWrite = 15 * time.Second
+)
+
+// liveStream counts the streams that are open, and ends them.
+type liveStream struct {
+	mu   sync.Mutex
+	open int
+	each map[string]int
+
+	serving context.Context // until the process is told to end
+	over    func()
+}
+
+func newLiveStream() *liveStream {
+	l := &liveStream{each: map[string]int{}}
+	l.serving, l.over = context.WithCancel(context.Background())
+	return l
+}
+
+func (l *liveStream) enter(operator string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.serving.Err() != nil || l.open >= liveStreams || l.each[operator] >= liveEach {
+		return false
+	}
+	l.open++
+	l.each[operator]++
+	return true
+}
+
+func (l *liveStream) leave(operator string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.each[operator]--; l.each[operator] <= 0 {
+		delete(l.each, operator)
+	}
+}
+
+// EndLive ends all streams of the dashboard and all exports, and lets none begin: before a shutdown, which would wait for them, in the
+// time that refreshes under way may need. The pages say that they are no longer up to date, and come again elsewhere; an export that
+// broke off shows as one.
+func (w *Web) EndLive() { w.streams.over() }
+
+// whileServing is ctx, which ends with EndLive too.
+func (l *liveStream) whileServing(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	unbind := context.AfterFunc(l.serving, cancel)
+	return ctx, func() { unbind(); cancel() }
+}
+
+// live is GET /dashboard/live. It is no page, so it asks for session and permission without counting as use of the session.
+func (w *Web) live(c echo.Context) error {
+	if w.sessions == nil {
+		return w.dashboardOff(c)
+	}
+	asking, stop := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
+	defer stop()
+	session, err := w.sessions.peek(c.Request().WithContext(asking))
+	if err != nil {
+		return err
+	}
+	op, ok := w.operator(c, session)
+	switch {
+	case !ok:
+		return w.askToSignIn(c)
+	case !op.MaySomewhere(broker.PermitOverview):
+		return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this page")
+	}
+	b := w.board(c, asking, session, op)
+	page, err := w.overviewPage(c, b)
+	if err != nil {
+		return err
+	}
+	operator := b.Op.ID
+	if !w.streams.enter(operator) {
+		return &broker.Error{Code: broker.CodeSlowDown, Description: "too many pages are open", RetryAfter: time.Minute, Cause: errGuessing}
+	}
+	defer w.streams.leave(operator)
+	// It is recorded as a look of its own: whoever asks for the stream need not have seen the page.
+	view, err := w.cfg.Service.Overview(b.ctx, b.Op, page.Tenant, broker.Span(page.Span))
+	if err != nil {
+		return err
+	}
+	h := c.Response().Header()
+	h.Set("Content-Type", "text/event-stream; charset=utf-8")
+	h.Set("X-Accel-Buffering", "no") // proxies of the nginx family would keep it back
+	c.Response().WriteHeader(http.StatusOK)
+	s := &liveTurns{w: w, c: c, page: page, control: http.NewResponseController(c.Response())}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), liveLife)
+	defer cancel()
+	if err := s.send("hello", "", liveEvery); err != nil {
+		return nil // whoever asked is gone
+	}
+	ticker := time.NewTicker(liveEvery)
+	defer ticker.Stop()
+	for {
+		if err := s.show(b.Op, view); err != nil {
+			return s.end(ctx, err)
+		}
+		if !strings.Contains(c.Request().Header.Get("Accept"), "text/event-stream") {
+			return nil // no browser's EventSource: what a stream begins with is all that it gets
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.streams.serving.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if view, b.Op, err = s.look(ctx); err != nil {
+			return s.end(ctx, err)
+		}
+	}
+}
+
+// liveTurns is one stream.
+type liveTurns struct {
+	w       *Web
+	c       echo.Context
+	page    overviewPage
+	control *http.ResponseController
+	shown   uint64 // a digest of what was sent last
+}
+
+// errSignedOut ends a stream whose session is over.
+var errSignedOut = errors.New("the session is over")
+
+// look is a turn: who asks is looked at first.
+func (s *liveTurns) look(ctx context.Context) (broker.Overview, broker.Operator, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.w.cfg.PageTimeout)
+	defer cancel()
+	session, err := s.w.sessions.peek(s.c.Request().WithContext(ctx))
+	if err != nil {
+		return broker.Overview{}, broker.Operator{}, err
+	}
+	op, ok := s.w.operator(s.c, session)
+	if !ok {
+		return broker.Overview{}, op, errSignedOut
+	}
+	o, err := s.w.cfg.Service.OverviewAgain(ctx, op, s.page.Tenant, broker.Span(s.page.Span))
+	return o, op, err
+}
+
+// show sends the part anew if it differs from what was sent last in more than the time of day, else just that.
+func (s *liveTurns) show(op broker.Operator, o broker.Overview) error {
+	view := s.w.overviewView(op, o)
+	at := view.At
+	view.At = moment{}
+	var part bytes.Buffer
+	if err := s.w.pages["board-overview"].ExecuteTemplate(&part, "overview-live", view); err != nil {
+		return fmt.Errorf("render the overview: %w", err)
+	}
+	digest := fnv.New64a()
+	_, _ = digest.Write(part.Bytes())
+	if sum := digest.Sum64(); sum != s.shown {
+		s.shown = sum
+		if err := s.send("part", part.String(), 0); err != nil {
+			return err
+		}
+	}
+	return s.send("at", at.Shown, 0)
+}
+
+// send writes an event, and how long to wait before asking again when the stream breaks.
+func (s *liveTurns) send(event, data string, retry time.Duration) error {
+	// The network's, so it is on the real clock; a writer without deadlines is a test's.
+	_ = s.control.SetWriteDeadline(time.Now().Add(liveWrite))
+	var text strings.Builder
+	if retry > 0 {
+		fmt.Fprintf(&text, "retry: %d\n", retry.Milliseconds())
+	}
+	fmt.Fprintf(&text, "event: %s\n", event)
+	for line := range strings.SplitSeq(data, "\n") {
+		fmt.Fprintf(&text, "data: %s\n", strings.TrimSuffix(line, "\r"))
+	}
+	text.WriteString("\n")
+	if _, err := s.c.Response().Write([]byte(text.String())); err != nil {
+		return errGone
+	}
+	if err := s.control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return errGone
+	}
+	return nil
+}
+
+// errGone ends a stream that nobody reads.
+var errGone = errors.New("the browser is gone")
+
+// end tells the page why, where it can't find out by coming again.
+func (s *liveTurns) end(ctx context.Context, err error) error {
+	if errors.Is(err, errGone) || ctx.Err() != nil {
+		return nil
+	}
+	if code := broker.CodeOf(err); errors.Is(err, errSignedOut) || code == broker.CodeAccessDenied || code == broker.CodeNotFound {
+		_ = s.send("over", "", 0)
+		return nil
+	}
+	s.w.cfg.Log.WarnContext(ctx, "the live overview ended", "error", err)
+	return nil // the page comes again
+}

@@ -1,0 +1,68 @@
+package webtest
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// Operators answers each call about operators' sign-ins with the function of its field; a nil one answers not_found.
+type Operators struct {
+	Begin  func(next string, fresh bool) (broker.OperatorStart, error)
+	Finish func(cb broker.LoginCallback) (broker.OperatorSignedIn, error)
+	// Roles are those of the configuration.
+	Roles []broker.OperatorRole
+	// Epochs, if set, is told the operators whose sessions EndOperatorSessions ends.
+	Epochs broker.OperatorEpochs
+}
+
+// BeginOperatorSignIn as web.Service.
+func (s *Service) BeginOperatorSignIn(_ context.Context, next string, fresh bool) (broker.OperatorStart, error) {
+	s.note("BeginOperatorSignIn " + next)
+	if s.Operators.Begin == nil {
+		return broker.OperatorStart{}, nothing()
+	}
+	return s.Operators.Begin(next, fresh)
+}
+
+// FinishOperatorSignIn as web.Service.
+func (s *Service) FinishOperatorSignIn(_ context.Context, cb broker.LoginCallback, _, _ string) (broker.OperatorSignedIn, error) {
+	s.note("FinishOperatorSignIn")
+	if s.Operators.Finish == nil {
+		return broker.OperatorSignedIn{}, nothing()
+	}
+	return s.Operators.Finish(cb)
+}
+
+// OperatorGrants as web.Service.
+func (s *Service) OperatorGrants(groups []string) []broker.OperatorGrant {
+	var grants []broker.OperatorGrant
+	for _, r := range s.Operators.Roles {
+		if slices.Contains(groups, r.Group) {
+			grants = append(grants, r.OperatorGrant)
+		}
+	}
+	return grants
+}
+
+// EndOperatorSessions as web.Service, with the real one's rules.
+func (s *Service) EndOperatorSessions(ctx context.Context, op broker.Operator, operator, reason string) error {
+	s.note("EndOperatorSessions " + operator)
+	if operator != op.ID {
+		if err := op.Check(broker.PermitOperators, broker.Everywhere); err != nil {
+			return err
+		}
+		if operator == "" {
+			return broker.Errorf(broker.CodeInvalidRequest, "nobody")
+		}
+		if err := broker.ValidateReason(reason); err != nil {
+			return err
+		}
+	}
+	if s.Operators.Epochs == nil {
+		return nil
+	}
+	return s.Operators.Epochs.SetOperatorEpoch(ctx, operator, time.Now().String(), time.Now().Add(time.Hour))
+}
