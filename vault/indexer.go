@@ -17,16 +17,15 @@ const (
 	followHold   = time.Minute
 	followShards = 64
 	// followChunk bounds how many entries of a stream are taken in one go, followStreams of how many streams, so that a list gets
-	// what all of them have for it in one piece. They are read followReads streams at a time: some 4 MB as they come, of which
-	// the postings are a hundredth.
+	// what all of them have for it in one piece. They are read followReads streams at a time, and followPieces lists are written to
+	// in one round trip: a millisecond or two of this process and of the store, for which a request for a token may have to wait.
 	followChunk   = 64
 	followStreams = 256
-	followReads   = 32
-	// followPieces bounds how many lists are written to in one round trip.
-	followPieces = 1024
+	followReads   = 4
+	followPieces  = 128
 	// followTimeout bounds one round.
 	followTimeout = 30 * time.Second
-	// followRest: while it has to catch up, it rests that many times as long as it works.
+	// followRest: after each such piece it rests that many times as long as the piece took.
 	followRest = 2
 	// restful is the most rounds that a stream in which nothing happens is left out, as a power of 2.
 	restful = 3
@@ -102,8 +101,7 @@ type followed struct {
 func (s *Store) keepIndex(ctx context.Context) {
 	failing := false
 	for {
-		began := time.Now()
-		more, err := s.IndexTrail(ctx)
+		more, err := s.indexTrail(ctx, rested)
 		switch {
 		case err != nil && ctx.Err() == nil && !failing:
 			s.cfg.Log.WarnContext(ctx, "the index of the audit trail is not up to date; searching takes longer until it is", "error", err)
@@ -114,7 +112,7 @@ func (s *Store) keepIndex(ctx context.Context) {
 		}
 		pause := s.cfg.TrailIndexInterval
 		if more && err == nil {
-			pause = min(pause, max(time.Millisecond, followRest*time.Since(began)))
+			pause = min(pause, time.Millisecond)
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -127,8 +125,20 @@ func (s *Store) keepIndex(ctx context.Context) {
 }
 
 // IndexTrail brings what was appended to the audit trail into the index that SearchEvents reads, a part of it; more tells that
-// there is more to do at once. Replicas share the shards. Run calls it; without it searching is slower, and finds the same.
+// there is more to do at once. Replicas share the shards. Run does so too, without haste; without it searching is slower, and finds the
+// same.
 func (s *Store) IndexTrail(ctx context.Context) (more bool, err error) {
+	return s.indexTrail(ctx, func(context.Context, time.Time) {})
+}
+
+// pace waits after a piece of work that began then.
+type pace func(ctx context.Context, began time.Time)
+
+// rested leaves the processors and the store to requests for a while. Nobody waits for the index, while requests that meet a whole
+// round without a break would be as late as the round is long.
+func rested(ctx context.Context, began time.Time) { sleep(ctx, followRest*time.Since(began)) }
+
+func (s *Store) indexTrail(ctx context.Context, rest pace) (more bool, err error) {
 	if s.follower == nil {
 		return false, nil
 	}
@@ -152,7 +162,7 @@ func (s *Store) IndexTrail(ctx context.Context) (more bool, err error) {
 	for len(names) > 0 && err == nil {
 		n := min(len(names), followStreams)
 		var full bool
-		full, err = f.index(ctx, names[:n])
+		full, err = f.index(ctx, names[:n], rest)
 		more = more || full
 		names = names[n:]
 	}
@@ -237,17 +247,19 @@ func (f *follower) due(ctx context.Context, mine []byte) ([]trailName, error) {
 
 // index brings the next entries of these streams into the index: first the lists, then the marks. A crash between leaves
 // postings that are written again.
-func (f *follower) index(ctx context.Context, names []trailName) (more bool, err error) {
+func (f *follower) index(ctx context.Context, names []trailName, rest pace) (more bool, err error) {
 	batch := make(map[tally][]byte)
 	ends := make(map[trailName]streamID)
 	for some := range slices.Chunk(names, followReads) {
+		began := time.Now()
 		full, err := f.read(ctx, some, batch, ends)
 		if err != nil {
 			return false, err
 		}
 		more = more || full
+		rest(ctx, began)
 	}
-	if err := f.write(ctx, batch); err != nil {
+	if err := f.write(ctx, batch, rest); err != nil {
 		return false, err
 	}
 	return more, f.advance(ctx, ends)
@@ -306,7 +318,7 @@ func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e St
 }
 
 // write appends the postings to their lists.
-func (f *follower) write(ctx context.Context, batch map[tally][]byte) error {
+func (f *follower) write(ctx context.Context, batch map[tally][]byte, rest pace) error {
 	shared := make(map[string][]byte)
 	var pieces []ListPiece
 	for key, postings := range batch {
@@ -324,10 +336,12 @@ func (f *follower) write(ctx context.Context, batch map[tally][]byte) error {
 	}
 	for len(pieces) > 0 {
 		n := min(len(pieces), followPieces)
+		began := time.Now()
 		if err := f.lists.AppendLists(ctx, pieces[:n]); err != nil {
 			return fmt.Errorf("append to the index: %w", err)
 		}
 		pieces = pieces[n:]
+		rest(ctx, began)
 	}
 	return nil
 }
