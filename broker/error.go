@@ -125,6 +125,8 @@ var (
 	ErrBusy = errors.New("record is being refreshed by another holder")
 	// ErrIntegrity: a sealed value did not open with the associated data of the place where it lies.
 	ErrIntegrity = errors.New("sealed value does not belong here or was changed")
+	// ErrTenantErased: the keyset of the tenant was destroyed, and with it all that the tenant had here.
+	ErrTenantErased = errors.New("the tenant's keyset was destroyed")
 	// ErrSpooled: the store could not take a refreshed grant, but it is kept beside it, and will be stored later.
 	ErrSpooled = errors.New("refreshed grant is kept in the spool")
 	// ErrNewerFormat: the record was written by a newer program; it is left untouched.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -44,7 +45,13 @@ type Replica struct {
 
 	Spool    SpoolReport
 	Circuits []OpenCircuit
-	Keys     []SealingKey
+	Keys     []SealingKey // for records
+	// AuditKeys are those for the audit trail, and Keyset names all keys there are, those of tenants too, with their states; "" of a
+	// version that does not say.
+	AuditKeys []SealingKey
+	Keyset    string
+	// OldSeals are how many things the replica keeps for itself that the key of that id has sealed, and another one would now.
+	OldSeals map[uint32]int
 	// EarlyRunning are refreshes under way that nobody waits for.
 	EarlyRunning int
 	MemoryBytes  uint64 // obtained from the system by the runtime
@@ -55,6 +62,23 @@ type Replica struct {
 
 // Silent tells that it missed several beats.
 func (r Replica) Silent(now time.Time) bool { return now.Sub(r.Beat) > beatSilent }
+
+// Name is how messages name it.
+func (r Replica) Name() string {
+	host := r.Host
+	if host == "" {
+		host = "unknown host"
+	}
+	return host + "/" + r.ID[:min(8, len(r.ID))]
+}
+
+// SealsWith tells that the replica has the keyset of that name, or, where it does not say so, that key as its primary one.
+func (r Replica) SealsWith(primary uint32, keyset string) bool {
+	if r.Keyset != "" {
+		return r.Keyset == keyset
+	}
+	return slices.ContainsFunc(r.Keys, func(k SealingKey) bool { return k.ID == primary && k.Primary })
+}
 
 // SpoolReport is how a replica's spool is.
 type SpoolReport struct {

@@ -60,6 +60,27 @@ type Seals struct {
 	Unreadable int
 	// Primary is the key that seals now.
 	Primary uint32
+	// Resealing is how far sealing anew is, what another key than the primary one has sealed.
+	Resealing Resealing
+}
+
+// Resealing is how far sealing records anew is. It goes through all records, and begins again until nothing is left.
+type Resealing struct {
+	// Needed: another pass follows. Running: one is under way, and Current is how far.
+	Needed  bool
+	Running bool
+	Current SealProgress
+	// Last is the last pass that came to its end; zero: none yet, and nothing was ever rotated.
+	Last SealProgress
+}
+
+// SealProgress is what one pass met.
+type SealProgress struct {
+	Began, Ended time.Time
+	// Records of all kinds, and those of them that were sealed anew.
+	Records, Resealed int
+	// ByKey are the records that have something sealed by the key of that id, Left those where another one would seal it now.
+	ByKey, Left map[uint32]int
 }
 
 // Effective is the connection with its end applied: one that can't be renewed needs consent once its tokens ended, also

@@ -76,16 +76,21 @@ func (s *Store) putAlternate(ctx context.Context, c commit, now broker.Connectio
 		return false, err
 	}
 	fields := []string{c.id, value}
+	record, key := connectionKey(shard, c.lease.Connection), alternatesKey(shard, c.lease.Connection)
+	checks := []Check{
+		{Key: record, Field: fieldTenant, Kind: CheckEqual, Value: c.lease.Tenant},
+		{Key: record, Field: fieldStatus, Kind: CheckNot, Value: string(broker.ConnectionRevoked)},
+		{Key: record, Field: fieldGeneration, Kind: CheckEqual, Value: string(seen[fieldGeneration])},
+	}
 	if c.outlives(now, seen) {
 		fields = append(fields, s.successorOf(seen, c.id)...)
+		if len(seen[fieldRefresh]) > 0 {
+			// Which names the refresh token as it is sealed now.
+			checks = append(checks, Check{Key: record, Field: fieldRefresh, Kind: CheckEqual, Value: string(seen[fieldRefresh])})
+		}
 	}
-	record, key := connectionKey(shard, c.lease.Connection), alternatesKey(shard, c.lease.Connection)
 	r, err := s.trails.direct(ctx, Step{
-		Checks: []Check{
-			{Key: record, Field: fieldTenant, Kind: CheckEqual, Value: c.lease.Tenant},
-			{Key: record, Field: fieldStatus, Kind: CheckNot, Value: string(broker.ConnectionRevoked)},
-			{Key: record, Field: fieldGeneration, Kind: CheckEqual, Value: string(seen[fieldGeneration])},
-		},
+		Checks: checks,
 		Writes: []Write{
 			{Kind: WriteHashSet, Key: key, Args: fields},
 			{Kind: WriteHashIncrement, Key: key, Args: []string{fieldKept, "1"}},

@@ -213,8 +213,8 @@ func (s *Store) Release(ctx context.Context, conn broker.Connection, tokenKey st
 		case 2, 3, 5: // 5: a switch was thrown
 			return broker.Secret{}, fmt.Errorf("release token: %w", broker.ErrConflict)
 		}
-		if attempt > 0 {
-			// The same generation with another value, twice: nobody of ours writes so.
+		if attempt > 1 {
+			// The same generation with another value, three times: nobody of ours writes so. It is sealed anew once at the most.
 			return broker.Secret{}, fmt.Errorf("release token: %w", broker.ErrIntegrity)
 		}
 	}

@@ -226,7 +226,7 @@ func (s *Store) consentFields(c broker.Consent, version int64, wid string) ([]st
 	if err != nil {
 		return nil, fmt.Errorf("encode consent: %w", err)
 	}
-	sealed, err := s.seals.seal(body, consentPlace(c.ID, version))
+	sealed, err := s.seals.sealFor(c.Tenant, body, consentPlace(c.ID, version))
 	if err != nil {
 		return nil, err
 	}
@@ -242,16 +242,17 @@ func (s *Store) consentFields(c broker.Consent, version int64, wid string) ([]st
 // openConsent reads a record. ErrNotFound, ErrNewerFormat, ErrIntegrity.
 func (s *Store) openConsent(id string, record map[string][]byte) (broker.Consent, error) {
 	body, version, err := openVersioned(s.seals, record, consentFormat, func(version int64) []byte { return consentPlace(id, version) },
-		func(c storedConsent) bool { return c.ID == id })
+		func(c storedConsent) (string, bool) { return c.Tenant, c.ID == id })
 	if err != nil {
 		return broker.Consent{}, fmt.Errorf("consent: %w", err)
 	}
 	return body.consent(version), nil
 }
 
-// openVersioned reads a record whose sealed part is pinned to its version; is tells that it is of the record that was asked for.
+// openVersioned reads a record whose sealed part is pinned to its version; is tells whose it is, and that it is the
+// record that was asked for.
 // ErrNotFound, ErrNewerFormat, ErrIntegrity.
-func openVersioned[T any](seals *sealer, record map[string][]byte, format string, place func(version int64) []byte, is func(T) bool) (body T, version int64, err error) {
+func openVersioned[T any](seals *sealer, record map[string][]byte, format string, place func(version int64) []byte, is func(T) (tenant string, is bool)) (body T, version int64, err error) {
 	if len(record) == 0 {
 		return body, 0, broker.ErrNotFound
 	}
@@ -261,11 +262,14 @@ func openVersioned[T any](seals *sealer, record map[string][]byte, format string
 	if version, err = strconv.ParseInt(string(record[fieldVersion]), 10, 64); err != nil {
 		return body, 0, fmt.Errorf("version: %w", broker.ErrIntegrity)
 	}
-	plain, err := seals.open(record[fieldBody], place(version))
+	plain, owner, err := seals.openAny(record[fieldBody], place(version))
 	if err != nil {
 		return body, 0, err
 	}
-	if err := json.Unmarshal(plain, &body); err != nil || !is(body) {
+	if err := json.Unmarshal(plain, &body); err != nil {
+		return body, 0, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
+	}
+	if tenant, is := is(body); !is || owner != "" && owner != tenant {
 		return body, 0, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
 	}
 	return body, version, nil

@@ -100,18 +100,18 @@ func (n trailName) bodyPlace(form, meta string) []byte {
 // sealBody seals an entry's payload. A byte before the seal marks the second form, which the seal names.
 func (s *sealer) sealBody(n trailName, payload []byte, meta string) (string, error) {
 	if len(payload) == 0 || payload[0] != entryBinary {
-		return s.seal(payload, n.bodyPlace("1", meta))
+		return s.sealEntry(n.tenant, payload, n.bodyPlace("1", meta))
 	}
-	body, err := s.seal(payload, n.bodyPlace("2", meta))
+	body, err := s.sealEntry(n.tenant, payload, n.bodyPlace("2", meta))
 	return string([]byte{entryBinary}) + body, err
 }
 
 // openBody is sealBody backwards.
 func (s *sealer) openBody(n trailName, e TrailEntry) ([]byte, error) {
 	if len(e.Body) == 0 || e.Body[0] != entryBinary {
-		return s.open([]byte(e.Body), n.bodyPlace("1", e.Meta))
+		return s.openFor(n.tenant, []byte(e.Body), n.bodyPlace("1", e.Meta))
 	}
-	return s.open([]byte(e.Body[1:]), n.bodyPlace("2", e.Meta))
+	return s.openFor(n.tenant, []byte(e.Body[1:]), n.bodyPlace("2", e.Meta))
 }
 
 // draft is an entry on its way into a chain.

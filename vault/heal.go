@@ -136,7 +136,7 @@ func (s *Store) healed(ctx context.Context, tenant, id string, record map[string
 		return false, nil
 	}
 	what := m.find(record, s.cfg.Now())
-	if what == foundAsWritten {
+	if what == foundAsWritten || what == foundRival && s.sealedAnew(m, record) {
 		return false, nil
 	}
 	return s.mend(ctx, m, what, record)
@@ -216,7 +216,7 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	if len(seen[version]) > 0 {
 		step.Checks[2] = Check{Key: key, Field: version, Kind: CheckEqual, Value: string(seen[version])}
 	}
-	if m.sameGrant(seen) {
+	if s.sameGrant(m, seen) {
 		step.Checks = append(step.Checks, Check{Key: key, Field: fieldDeadline, Kind: CheckFree})
 	}
 	var fields []string

@@ -393,7 +393,12 @@ func (s *Store) SealedBy(ctx context.Context) (broker.Seals, error) {
 	if err != nil {
 		return broker.Seals{}, err
 	}
+	resealing, err := s.Resealing(ctx)
+	if err != nil {
+		return broker.Seals{}, err
+	}
 	return broker.Seals{
 		Records: done.Records, At: fromMillis(done.Ended), ByKey: done.ByKey, Unreadable: done.Unreadable, Primary: s.cfg.Keyset.current.Load().primary,
+		Resealing: resealing,
 	}, nil
 }

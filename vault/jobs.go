@@ -92,7 +92,7 @@ func usableJobID(id string) bool {
 
 func (s *Store) openJob(id string, record map[string][]byte) (broker.Job, error) {
 	body, version, err := openVersioned(s.seals, record, jobFormat, func(version int64) []byte { return jobPlace(id, version) },
-		func(j storedJob) bool { return j.ID == id })
+		func(j storedJob) (string, bool) { return j.Tenant, j.ID == id })
 	if err != nil {
 		return broker.Job{}, fmt.Errorf("job: %w", err)
 	}
@@ -283,7 +283,7 @@ func (s *Store) writeJob(ctx context.Context, what string, j broker.Job, lease *
 		return broker.Job{}, fmt.Errorf("encode job: %w", err)
 	}
 	version := j.Version + 1
-	sealed, err := s.seals.seal(plain, jobPlace(j.ID, version))
+	sealed, err := s.seals.sealFor(j.Tenant, plain, jobPlace(j.ID, version))
 	if err != nil {
 		return broker.Job{}, err
 	}

@@ -80,6 +80,9 @@ func classKey(shard byte, set string) string { return prefix(shard) + "y:" + set
 // indexWalkKey says how far the slow check of the index has come.
 func indexWalkKey() string { return prefix(0) + "ci:w" }
 
+// resealKey says how far sealing anew has come.
+func resealKey() string { return prefix(0) + "rs" }
+
 // What the dashboard shows: counts by tenant, grain and beginning (in s), who wrote them last, and what replicas say.
 func countKey(shard byte, tenant, grain string, start int64) string {
 	return prefix(shard) + "st:" + grain + strconv.FormatInt(start, 10) + ":" + tenant

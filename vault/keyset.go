@@ -1,11 +1,13 @@
 package vault
 
 import (
-	"bytes"
+	"cmp"
+	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -13,119 +15,87 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
-	"github.com/tink-crypto/tink-go/v2/prf"
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
-
-// What the KEK binds the two wrapped keysets to, so that they can't stand in for one another.
-var (
-	sealsAD = []byte("tokenbroker/keyset/seals/v1")
-	indexAD = []byte("tokenbroker/keyset/index/v1")
-)
-
-// keysetFile is the file: the JSON form of a Tink encrypted keyset, for sealing, with a second one in the member "index",
-// for the keyed hashes in key names. The index key is never rotated: a new one would lose every record.
-type keysetFile struct {
-	EncryptedKeyset json.RawMessage `json:"encryptedKeyset"`
-	KeysetInfo      json.RawMessage `json:"keysetInfo,omitempty"`
-	Index           json.RawMessage `json:"index,omitempty"`
-	Keys            json.RawMessage `json:"key,omitempty"` // only in a clear keyset, which is refused
-	// Created is when each key for sealing was made, by its id in decimal: for people to read, nothing depends on it. A file of an
-	// earlier version has none, and one that such a version rotated loses it.
-	Created map[string]time.Time `json:"created,omitempty"`
-}
 
 // KeyInfo describes a key of a keyset without its material.
 type KeyInfo struct {
 	ID      uint32 `json:"id"`
-	Status  string `json:"status"` // enabled, disabled, destroyed
-	Primary bool   `json:"primary"`
+	Status  string `json:"status"`  // enabled, disabled, destroyed
+	Primary bool   `json:"primary"` // it seals: records, or entries of the audit trail
 	// Created is when the key was made; zero: before this was kept.
 	Created time.Time `json:"created,omitzero"`
 }
 
-// CreateKeyset makes a keyset with one key for sealing and the index key, wrapped by the KEK.
+// CreateKeyset makes a keyset with a key for records, one for the audit trail and the index key, wrapped by the KEK.
 func CreateKeyset(kek KEK, now time.Time) ([]byte, error) {
-	seals, index, err := newHandles()
+	doc, err := newKeysetDoc(now)
 	if err != nil {
 		return nil, err
 	}
-	return wrapKeyset(seals, index, kek, createdAt{}.with(primaryID(seals), now))
+	return doc.wrap(kek)
 }
 
-// RotateKeyset adds a key and makes it primary. Old keys still open what they sealed.
-func RotateKeyset(file []byte, kek KEK, now time.Time) ([]byte, error) {
-	seals, index, err := unwrapKeyset(file, kek)
-	if err != nil {
-		return nil, err
-	}
-	manager := keyset.NewManagerFromHandle(seals)
-	id, err := manager.Add(aead.AES256GCMKeyTemplate())
-	if err != nil {
-		return nil, fmt.Errorf("add key: %w", err)
-	}
-	if err := manager.SetPrimary(id); err != nil {
-		return nil, fmt.Errorf("make key primary: %w", err)
-	}
-	if seals, err = manager.Handle(); err != nil {
-		return nil, fmt.Errorf("add key: %w", err)
-	}
-	return wrapKeyset(seals, index, kek, readCreated(file).with(id, now))
+// KeyList are the keys of a keyset by what they seal, oldest first.
+type KeyList struct {
+	Records []KeyInfo
+	// Audit are for entries of the audit trail; none: it is sealed with the others.
+	Audit []KeyInfo
 }
 
-// createdAt is keysetFile.Created.
-type createdAt map[string]time.Time
+// All are both.
+func (l KeyList) All() []KeyInfo { return slices.Concat(l.Records, l.Audit) }
 
-// readCreated reads it from a file that was read before.
-func readCreated(content []byte) createdAt {
-	var file struct {
-		Created createdAt `json:"created"`
+// Find returns the key of that id.
+func (l KeyList) Find(id uint32) (KeyInfo, bool) {
+	all := l.All()
+	if i := slices.IndexFunc(all, func(k KeyInfo) bool { return k.ID == id }); i >= 0 {
+		return all[i], true
 	}
-	if json.Unmarshal(content, &file) != nil || file.Created == nil {
-		return createdAt{} // a date that can't be read must not keep the keys from being used
-	}
-	return file.Created
+	return KeyInfo{}, false
 }
 
-func (c createdAt) with(id uint32, at time.Time) createdAt {
-	c[strconv.FormatUint(uint64(id), 10)] = at.UTC().Truncate(time.Second)
-	return c
-}
-
-func primaryID(h *keyset.Handle) uint32 {
-	entry, err := h.Primary()
-	if err != nil {
-		return 0
-	}
-	return entry.KeyID()
-}
-
-// ListKeyset describes the sealing keys, oldest first.
+// ListKeyset describes the keys that seal records, oldest first.
 func ListKeyset(file []byte, kek KEK) ([]KeyInfo, error) {
-	seals, _, err := unwrapKeyset(file, kek)
-	if err != nil {
-		return nil, err
-	}
-	return describe(seals, readCreated(file))
+	list, err := ListKeys(file, kek, "")
+	return list.Records, err
 }
 
-func describe(seals *keyset.Handle, created createdAt) ([]KeyInfo, error) {
-	var keys []KeyInfo
-	for i := range seals.Len() {
-		entry, err := seals.Entry(i)
+// ListKeys describes all keys: the installation's, or the tenant's own. ErrNoKeyset: it has none.
+func ListKeys(file []byte, kek KEK, tenant string) (KeyList, error) {
+	doc, err := openKeysetDoc(file, kek)
+	if err != nil {
+		return KeyList{}, err
+	}
+	ring, err := doc.ring(tenant)
+	if err != nil {
+		return KeyList{}, err
+	}
+	return ring.describe()
+}
+
+func (r *keyRing) describe() (list KeyList, err error) {
+	for i := range r.keys.Len() {
+		entry, err := r.keys.Entry(i)
 		if err != nil {
-			return nil, fmt.Errorf("read keyset: %w", err)
+			return list, fmt.Errorf("read keyset: %w", err)
 		}
-		status := "disabled"
+		id := entry.KeyID()
+		info := KeyInfo{ID: id, Status: "disabled", Primary: entry.IsPrimary(), Created: r.created[strconv.FormatUint(uint64(id), 10)]}
 		switch entry.KeyStatus() {
 		case keyset.Enabled:
-			status = "enabled"
+			info.Status = "enabled"
 		case keyset.Destroyed:
-			status = "destroyed"
+			info.Status = "destroyed"
 		}
-		keys = append(keys, KeyInfo{ID: entry.KeyID(), Status: status, Primary: entry.IsPrimary(), Created: created[strconv.FormatUint(uint64(entry.KeyID()), 10)]})
+		if slices.Contains(r.trail.Keys, id) {
+			info.Primary = id == r.trail.Primary
+			list.Audit = append(list.Audit, info)
+			continue
+		}
+		list.Records = append(list.Records, info)
 	}
-	return keys, nil
+	return list, nil
 }
 
 // Keyset holds the opened keys. It is safe for concurrent use, and Reload may exchange the keys at any time.
@@ -134,17 +104,37 @@ type Keyset struct {
 	current atomic.Pointer[primitives]
 }
 
+// primitives are the keys, ready for use.
 type primitives struct {
-	seals tink.AEAD
-	ids   map[uint32]bool // keys that can open
+	ring  // the installation's
 	index *keyedHash
-	// primary is the key that seals.
-	primary uint32
-	infos   []KeyInfo
+	// tenants have the rings of those that have one of their own; erased are those whose ring was destroyed.
+	tenants map[string]*ring
+	erased  map[string]map[uint32]bool
+	// openers are the rings by the ids of their keys that can open.
+	openers map[uint32]*ring
+	digest  string
 }
 
-// Keys describes the keys that are in use now, oldest first.
-func (k *Keyset) Keys() []KeyInfo { return slices.Clone(k.current.Load().infos) }
+// ring is one set of keys for sealing.
+type ring struct {
+	tenant string // "": the installation's
+	seals  tink.AEAD
+	trail  tink.AEAD
+	// primary seals records, audit entries of the audit trail.
+	primary uint32
+	audit   uint32
+	list    KeyList
+}
+
+// Keys describes the keys for records that are in use now, oldest first.
+func (k *Keyset) Keys() []KeyInfo { return slices.Clone(k.current.Load().list.Records) }
+
+// AuditKeys describes those for the audit trail.
+func (k *Keyset) AuditKeys() []KeyInfo { return slices.Clone(k.current.Load().list.Audit) }
+
+// Digest names what keys there are, with their states, those of tenants too: two processes in which it is the same seal alike.
+func (k *Keyset) Digest() string { return k.current.Load().digest }
 
 // OpenKeyset opens a keyset file's content. It refuses one whose keys are in clear.
 func OpenKeyset(file []byte, kek KEK) (*Keyset, error) {
@@ -159,11 +149,11 @@ func OpenKeyset(file []byte, kek KEK) (*Keyset, error) {
 
 // NewEphemeralKeyset makes a keyset that lives and ends with the process.
 func NewEphemeralKeyset() (*Keyset, error) {
-	seals, index, err := newHandles()
+	doc, err := newKeysetDoc(time.Time{})
 	if err != nil {
 		return nil, err
 	}
-	p, err := makePrimitives(seals, index, createdAt{})
+	p, err := doc.primitives()
 	if err != nil {
 		return nil, err
 	}
@@ -190,108 +180,101 @@ func (k *Keyset) Reload(file []byte) error {
 	return nil
 }
 
-func newHandles() (seals, index *keyset.Handle, err error) {
-	if seals, err = keyset.NewHandle(aead.AES256GCMKeyTemplate()); err != nil {
-		return nil, nil, fmt.Errorf("make key: %w", err)
-	}
-	if index, err = keyset.NewHandle(prf.HMACSHA256PRFKeyTemplate()); err != nil {
-		return nil, nil, fmt.Errorf("make index key: %w", err)
-	}
-	return seals, index, nil
-}
-
-func wrapKeyset(seals, index *keyset.Handle, kek KEK, created createdAt) ([]byte, error) {
-	wrapped, err := wrapHandle(seals, kek, sealsAD)
-	if err != nil {
-		return nil, err
-	}
-	var file keysetFile
-	if err := json.Unmarshal(wrapped, &file); err != nil {
-		return nil, fmt.Errorf("write keyset: %w", err)
-	}
-	if file.Index, err = wrapHandle(index, kek, indexAD); err != nil {
-		return nil, err
-	}
-	file.Created = created
-	out, err := json.MarshalIndent(file, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("write keyset: %w", err)
-	}
-	return append(out, '\n'), nil
-}
-
-func wrapHandle(h *keyset.Handle, kek KEK, ad []byte) ([]byte, error) {
-	var buf bytes.Buffer
-	if err := h.WriteWithAssociatedData(keyset.NewJSONWriter(&buf), kek, ad); err != nil {
-		return nil, fmt.Errorf("wrap keyset: %w", err)
-	}
-	return buf.Bytes(), nil
-}
-
-func unwrapKeyset(content []byte, kek KEK) (seals, index *keyset.Handle, err error) {
-	var file struct {
-		keysetFile
-		Created json.RawMessage `json:"created"` // readCreated
-	}
-	if err := json.Unmarshal(content, &file); err != nil {
-		return nil, nil, errors.New("keyset file is not JSON: make one with `tokenbroker keyset create`")
-	}
-	switch {
-	case len(file.Keys) > 0:
-		return nil, nil, errors.New("keyset file holds its keys in clear: make an encrypted one with `tokenbroker keyset create` and destroy this one")
-	case len(file.EncryptedKeyset) == 0 || len(file.Index) == 0:
-		return nil, nil, errors.New("keyset file lacks encryptedKeyset or index: make one with `tokenbroker keyset create`")
-	}
-	outer, err := json.Marshal(keysetFile{EncryptedKeyset: file.EncryptedKeyset, KeysetInfo: file.KeysetInfo})
-	if err != nil {
-		return nil, nil, fmt.Errorf("read keyset: %w", err)
-	}
-	if seals, err = unwrapHandle(outer, kek, sealsAD); err != nil {
-		return nil, nil, err
-	}
-	if index, err = unwrapHandle(file.Index, kek, indexAD); err != nil {
-		return nil, nil, err
-	}
-	return seals, index, nil
-}
-
-func unwrapHandle(wrapped []byte, kek KEK, ad []byte) (*keyset.Handle, error) {
-	h, err := keyset.ReadWithAssociatedData(keyset.NewJSONReader(bytes.NewReader(wrapped)), kek, ad)
-	if err != nil {
-		return nil, fmt.Errorf("open keyset (is it the KEK that it was made with?): %w", err)
-	}
-	return h, nil
-}
-
 func openPrimitives(file []byte, kek KEK) (*primitives, error) {
-	seals, index, err := unwrapKeyset(file, kek)
+	doc, err := openKeysetDoc(file, kek)
 	if err != nil {
 		return nil, err
 	}
-	return makePrimitives(seals, index, readCreated(file))
+	return doc.primitives()
 }
 
-func makePrimitives(seals, index *keyset.Handle, created createdAt) (*primitives, error) {
-	p := &primitives{ids: make(map[uint32]bool)}
+func (d *keysetDoc) primitives() (*primitives, error) {
+	p := &primitives{tenants: make(map[string]*ring, len(d.tenants)), erased: make(map[string]map[uint32]bool, len(d.erased)), openers: make(map[uint32]*ring)}
 	var err error
-	if p.infos, err = describe(seals, created); err != nil {
+	if p.index, err = newKeyedHash(d.index); err != nil {
 		return nil, err
 	}
-	if p.seals, err = aead.New(seals); err != nil {
+	own, err := d.keyRing.primitives("")
+	if err != nil {
+		return nil, err
+	}
+	p.ring = *own
+	p.note(&p.ring)
+	for tenant, keys := range d.tenants {
+		if p.tenants[tenant], err = keys.primitives(tenant); err != nil {
+			return nil, fmt.Errorf("tenant %s: %w", tenant, err)
+		}
+		p.note(p.tenants[tenant])
+	}
+	for tenant, erased := range d.erased {
+		p.erased[tenant] = make(map[uint32]bool, len(erased.Keys))
+		for _, id := range erased.Keys {
+			p.erased[tenant][id] = true
+		}
+	}
+	p.digest = p.sum()
+	return p, nil
+}
+
+// note makes the ring's keys known by their ids.
+func (p *primitives) note(r *ring) {
+	for _, k := range r.list.All() {
+		if k.Status == "enabled" {
+			p.openers[k.ID] = r
+		}
+	}
+}
+
+func (r *keyRing) primitives(tenant string) (*ring, error) {
+	out := &ring{tenant: tenant}
+	var err error
+	if out.list, err = r.describe(); err != nil {
+		return nil, err
+	}
+	if out.seals, err = aead.New(r.keys); err != nil {
 		return nil, fmt.Errorf("open keyset: %w", err)
 	}
-	if p.index, err = newKeyedHash(index); err != nil {
-		return nil, err
+	primary, err := r.keys.Primary()
+	if err != nil {
+		return nil, fmt.Errorf("open keyset: %w", err)
 	}
-	for i := range seals.Len() {
-		entry, err := seals.Entry(i)
-		if err != nil {
-			return nil, fmt.Errorf("open keyset: %w", err)
-		}
-		p.ids[entry.KeyID()] = entry.KeyStatus() == keyset.Enabled
-		if entry.IsPrimary() {
-			p.primary = entry.KeyID()
+	out.primary = primary.KeyID()
+	if out.trail, out.audit = out.seals, out.primary; r.trail.Primary == 0 {
+		return out, nil
+	}
+	manager := keyset.NewManagerFromHandle(r.keys)
+	if err := manager.SetPrimary(r.trail.Primary); err != nil {
+		return nil, fmt.Errorf("open keyset: the key for the audit trail: %w", err)
+	}
+	trail, err := manager.Handle()
+	if err != nil {
+		return nil, fmt.Errorf("open keyset: %w", err)
+	}
+	if out.trail, err = aead.New(trail); err != nil {
+		return nil, fmt.Errorf("open keyset: %w", err)
+	}
+	out.audit = r.trail.Primary
+	return out, nil
+}
+
+// sum makes the digest.
+func (p *primitives) sum() string {
+	var parts []string
+	add := func(r *ring) {
+		parts = append(parts, "ring", r.tenant)
+		all := r.list.All()
+		slices.SortFunc(all, func(a, b KeyInfo) int { return cmp.Compare(a.ID, b.ID) })
+		for _, k := range all {
+			parts = append(parts, strconv.FormatUint(uint64(k.ID), 10), k.Status, strconv.FormatBool(k.Primary))
 		}
 	}
-	return p, nil
+	add(&p.ring)
+	for _, tenant := range slices.Sorted(maps.Keys(p.tenants)) {
+		add(p.tenants[tenant])
+	}
+	for _, tenant := range slices.Sorted(maps.Keys(p.erased)) {
+		parts = append(parts, "erased", tenant)
+	}
+	sum := sha256.Sum256(joined(parts...))
+	return base64.RawURLEncoding.EncodeToString(sum[:15])
 }

@@ -112,11 +112,12 @@ func TestKeysetRefusals(t *testing.T) {
 // The two keysets of a file must not stand in for one another.
 func TestKeysetMembersExchanged(t *testing.T) {
 	kek := testKEK(t, 1)
-	seals, index, err := newHandles()
+	doc, err := newKeysetDoc(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if file, err := wrapKeyset(index, seals, kek, nil); err == nil {
+	doc.keys, doc.index = doc.index, doc.keys
+	if file, err := doc.wrap(kek); err == nil {
 		if _, err := OpenKeyset(file, kek); err == nil {
 			t.Error("exchanged keysets were opened")
 		}

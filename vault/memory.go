@@ -116,13 +116,6 @@ func (m *remembered) take(record map[string][]byte) {
 	}
 }
 
-// sameGrant tells that the record has the refresh token that is remembered, and is active as that is: what the store lost of it is
-// a failure, or an access token.
-func (m *remembered) sameGrant(record map[string][]byte) bool {
-	return m.carries() && m.status == broker.ConnectionActive && broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionActive &&
-		consentedOf(record) == m.consented && string(record[fieldRefresh]) == m.fields[fieldRefresh]
-}
-
 // versionOf reads a number; 0 if it is none.
 func versionOf(record map[string][]byte, field string) int64 {
 	n, err := strconv.ParseInt(string(record[field]), 10, 64)

@@ -93,7 +93,7 @@ func (s *Store) writePortal(ctx context.Context, what string, p broker.Portal, e
 		return broker.Portal{}, fmt.Errorf("encode visit: %w", err)
 	}
 	version := p.Version + 1
-	sealed, err := s.seals.seal(body, portalPlace(p.ID, version))
+	sealed, err := s.seals.sealFor(p.Tenant, body, portalPlace(p.ID, version))
 	if err != nil {
 		return broker.Portal{}, err
 	}
@@ -137,7 +137,7 @@ func (s *Store) Portal(ctx context.Context, id string) (broker.Portal, error) {
 		return broker.Portal{}, err
 	}
 	body, version, err := openVersioned(s.seals, found[0], portalFormat, func(version int64) []byte { return portalPlace(id, version) },
-		func(p storedPortal) bool { return p.ID == id })
+		func(p storedPortal) (string, bool) { return p.Tenant, p.ID == id })
 	if err != nil {
 		return broker.Portal{}, fmt.Errorf("visit: %w", err)
 	}

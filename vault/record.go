@@ -212,7 +212,7 @@ func (s *Store) connectionFields(c broker.Connection, gen, epoch int64, wid stri
 			return nil, fmt.Errorf("encode connection: %w", err)
 		}
 	}
-	sealed, err := s.seals.seal(priv, privatePlace(format, c.Tenant, c.ID, head))
+	sealed, err := s.seals.sealFor(c.Tenant, priv, privatePlace(format, c.Tenant, c.ID, head))
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +280,7 @@ func (s *Store) openRecord(tenant, id string, record, issued map[string][]byte) 
 // openPrivate opens the sealed part; the header, which was read of the record, is genuine then, and so is the status.
 func (s *Store) openPrivate(tenant, id string, status broker.ConnectionStatus, h header, record map[string][]byte) (p private, err error) {
 	format := string(record[fieldFormat])
-	plain, err := s.seals.open(record[fieldPrivate], privatePlace(format, tenant, id, record[fieldHeader]))
+	plain, err := s.seals.openFor(tenant, record[fieldPrivate], privatePlace(format, tenant, id, record[fieldHeader]))
 	if err != nil {
 		return p, err
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tink-crypto/tink-go/v2/tink"
+
 	"tokenbroker/broker"
 )
 
@@ -37,32 +39,123 @@ func place(domain, tenant, record, field, format string, pinned ...string) []byt
 	return appendJoined(b, pinned...)
 }
 
-func (s *sealer) seal(plain, place []byte) (string, error) {
-	sealed, err := s.keyset.current.Load().seals.Encrypt(plain, place)
+// seal seals with the installation's keys.
+func (s *sealer) seal(plain, place []byte) (string, error) { return s.sealFor("", plain, place) }
+
+// sealFor seals with the tenant's keys, which are the installation's where it has none of its own.
+func (s *sealer) sealFor(tenant string, plain, place []byte) (string, error) {
+	keys, err := s.keyset.current.Load().of(tenant)
+	if err != nil {
+		return "", err
+	}
+	return encrypt(keys.seals, plain, place)
+}
+
+// sealEntry seals what nobody can seal anew: an entry of the tenant's audit trail.
+func (s *sealer) sealEntry(tenant string, plain, place []byte) (string, error) {
+	keys, err := s.keyset.current.Load().of(tenant)
+	if err != nil {
+		return "", err
+	}
+	return encrypt(keys.trail, plain, place)
+}
+
+func encrypt(with tink.AEAD, plain, place []byte) (string, error) {
+	sealed, err := with.Encrypt(plain, place)
 	if err != nil {
 		return "", fmt.Errorf("seal: %w", err)
 	}
 	return string(sealed), nil
 }
 
-// open returns ErrIntegrity when the value does not belong at the place or was changed.
-func (s *sealer) open(sealed, place []byte) ([]byte, error) {
-	keys := s.keyset.current.Load()
-	if id, ok := keyID(sealed); ok && !keys.ids[id] {
-		// Another replica may seal with a key that was added since this one read the keyset.
-		fresh, err := s.newerKeys(keys)
-		if err != nil {
-			return nil, err
-		}
-		if keys = fresh; !keys.ids[id] {
-			return nil, fmt.Errorf("open: no key of id %d in the keyset: %w", id, broker.ErrIntegrity)
-		}
+// of are the keys that seal what is the tenant's.
+func (p *primitives) of(tenant string) (*ring, error) {
+	if tenant == "" || len(p.tenants)+len(p.erased) == 0 {
+		return &p.ring, nil
 	}
-	plain, err := keys.seals.Decrypt(sealed, place)
-	if err != nil {
-		return nil, fmt.Errorf("open: %w", broker.ErrIntegrity)
+	if own := p.tenants[tenant]; own != nil {
+		return own, nil
+	}
+	if p.erased[tenant] != nil {
+		return nil, fmt.Errorf("seal: %w", broker.ErrTenantErased)
+	}
+	return &p.ring, nil
+}
+
+// open opens what the installation's keys sealed.
+func (s *sealer) open(sealed, place []byte) ([]byte, error) { return s.openFor("", sealed, place) }
+
+// openFor opens what is the tenant's: another tenant's key has nothing to say there, whoever has it. ErrIntegrity: the value does
+// not belong at the place or was changed. ErrTenantErased.
+func (s *sealer) openFor(tenant string, sealed, place []byte) ([]byte, error) {
+	if s.keyset.current.Load().isErased(tenant) {
+		return nil, fmt.Errorf("open: %w", broker.ErrTenantErased)
+	}
+	plain, owner, err := s.openAny(sealed, place)
+	switch {
+	case err != nil:
+		return nil, err
+	case owner != "" && owner != tenant:
+		return nil, fmt.Errorf("open: sealed with another tenant's key: %w", broker.ErrIntegrity)
 	}
 	return plain, nil
+}
+
+// openAny opens what says inside whose it is; owner is the tenant whose key sealed it, "": the installation's. The caller compares.
+func (s *sealer) openAny(sealed, place []byte) (plain []byte, owner string, err error) {
+	keys := s.keyset.current.Load()
+	id, ok := keyID(sealed)
+	with := keys.openers[id]
+	if ok && with == nil {
+		// Another replica may seal with a key that was added since this one read the keyset.
+		if keys, err = s.newerKeys(keys); err != nil {
+			return nil, "", err
+		}
+		if with = keys.openers[id]; with == nil {
+			return nil, "", keys.lacks(id)
+		}
+	}
+	if with == nil {
+		with = &keys.ring // no seal of ours: it says so
+	}
+	if plain, err = with.seals.Decrypt(sealed, place); err != nil {
+		return nil, "", fmt.Errorf("open: %w", broker.ErrIntegrity)
+	}
+	return plain, with.tenant, nil
+}
+
+// lacks is the error of a value whose key does not open.
+func (p *primitives) lacks(id uint32) error {
+	for tenant, ids := range p.erased {
+		if ids[id] {
+			return fmt.Errorf("open: key %d was destroyed with the keyset of tenant %s: %w", id, tenant, broker.ErrTenantErased)
+		}
+	}
+	rings := []*ring{&p.ring}
+	for _, own := range p.tenants {
+		rings = append(rings, own)
+	}
+	for _, r := range rings {
+		if info, ok := r.list.Find(id); ok {
+			return fmt.Errorf("open: key %d is %s: %w", id, info.Status, broker.ErrIntegrity)
+		}
+	}
+	return fmt.Errorf("open: no key of id %d in the keyset: %w", id, broker.ErrIntegrity)
+}
+
+// isErased tells that the tenant's keyset was destroyed: nothing of the tenant is read any more, whatever key sealed it.
+func (p *primitives) isErased(tenant string) bool {
+	return len(p.erased) > 0 && p.erased[tenant] != nil
+}
+
+// erasedKey tells that the key was destroyed with a tenant's keyset.
+func (p *primitives) erasedKey(id uint32) bool {
+	for _, ids := range p.erased {
+		if ids[id] {
+			return true
+		}
+	}
+	return false
 }
 
 // newerKeys asks for a newer keyset than had, at most once in a while, and returns what there is then.

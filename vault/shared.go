@@ -44,7 +44,9 @@ const (
 func sharedFields() []string { return []string{fieldFormat, fieldGeneration, fieldWrite, fieldGrant} }
 
 func (s *Store) sharedKey(name string) string {
-	return grantKey(s.seals.hash(18, "shared-grant", name))
+	key := grantKey(s.seals.hash(18, "shared-grant", name))
+	s.sharedNames.put(key, name)
+	return key
 }
 
 func sharedPlace(name string, generation int64) []byte {

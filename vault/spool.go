@@ -71,7 +71,7 @@ func (p *spool) encode(c commit) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode spool file: %w", err)
 	}
-	sealed, err := p.seals.seal(plain, spoolPlace(c.id))
+	sealed, err := p.seals.sealFor(c.lease.Tenant, plain, spoolPlace(c.id))
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (p *spool) readFile(ctx context.Context, id, suffix string) (commit, error)
 	if err != nil {
 		return commit{}, err
 	}
-	plain, err := p.seals.open(sealed, spoolPlace(id))
+	plain, owner, err := p.seals.openAny(sealed, spoolPlace(id))
 	if err != nil {
 		return commit{}, err
 	}
@@ -162,6 +162,9 @@ func (p *spool) readFile(ctx context.Context, id, suffix string) (commit, error)
 	}
 	if f.Format != spoolFormat {
 		return commit{}, broker.ErrNewerFormat
+	}
+	if owner != "" && owner != f.Tenant {
+		return commit{}, fmt.Errorf("sealed with another tenant's key: %w", broker.ErrIntegrity)
 	}
 	c := commit{
 		id:    id,

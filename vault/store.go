@@ -32,6 +32,9 @@ type Config struct {
 	SpoolInterval time.Duration
 	// TrailIndexInterval is how often Run brings the index of the audit trail up to date. Default 10 s; negative: not at all.
 	TrailIndexInterval time.Duration
+	// ResealInterval is how often Run looks for records that another key than the primary one has sealed. Default 5 s; negative: not
+	// at all.
+	ResealInterval time.Duration
 	// Retention says for how long the audit trail is kept. The zero value: for good.
 	Retention Retention
 	// Orphan is called for a refreshed grant whose connection was revoked, or became another account's, before the spool
@@ -68,8 +71,10 @@ type Store struct {
 	spool  *spool // nil: none
 	epochs *refreshEpochs
 	kept   *recent[epochKey, string] // how many alternates there had been when Alternates read them
-	begins begins
-	memory *memory
+	// sharedNames are the names of shared grants, by their keys, as this process came by them.
+	sharedNames *recent[string, string]
+	begins      begins
+	memory      *memory
 	// guesses are what it takes to let a token out in one round trip.
 	guesses *guesses
 	// unhealed: the store may have lost what this process wrote, and that is not written back yet.
@@ -88,6 +93,8 @@ type Store struct {
 	jobs jobWrites
 	// lostLeases has, by the key of a shared grant, the owner of a lease on it that was perhaps taken.
 	lostLeases sync.Map
+	// oldSeals are what this process itself keeps that another key than the primary one has sealed.
+	oldSeals oldSeals
 	// enlisted has the OAuth clients whose connections are known to be holders (Enlist).
 	enlisted sync.Map
 }
@@ -123,6 +130,9 @@ func New(cfg Config) (*Store, error) {
 	if cfg.TrailIndexInterval == 0 {
 		cfg.TrailIndexInterval = 10 * time.Second
 	}
+	if cfg.ResealInterval == 0 {
+		cfg.ResealInterval = resealLook
+	}
 	if err := cfg.Retention.check(); err != nil {
 		return nil, err
 	}
@@ -146,6 +156,8 @@ func New(cfg Config) (*Store, error) {
 		kept:   newRecent[epochKey, string](maxReady),
 		begins: begins{all: make(map[beginKey]begin)},
 		memory: newMemory(cfg.Now),
+
+		sharedNames: newRecent[string, string](memoryRecords),
 
 		guesses: newGuesses(max(0, cfg.Guesses)),
 
@@ -190,6 +202,9 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	if s.retainer != nil {
 		watching.Go(func() { s.keepTrail(ctx) })
+	}
+	if s.cfg.ResealInterval > 0 {
+		watching.Go(func() { s.keepSealed(ctx) })
 	}
 	watching.Go(func() { s.followSwitches(ctx) })
 	if s.spool == nil {

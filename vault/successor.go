@@ -74,7 +74,7 @@ func (s *Store) promote(ctx context.Context, lease broker.Lease, conn broker.Con
 // sealAlternate is a refresh token as it lies beside the record: its end, then the seal, which names the end and the account.
 func (s *Store) sealAlternate(conn broker.Connection, token broker.Secret) (string, error) {
 	until := binary.BigEndian.AppendUint64(nil, uint64(s.cfg.Now().Add(alternateLife).UnixMilli()))
-	sealed, err := s.seals.seal([]byte(token.Reveal()), alternatePlace(conn.Tenant, conn.ID, conn.Account.ID, string(until)))
+	sealed, err := s.seals.sealFor(conn.Tenant, []byte(token.Reveal()), alternatePlace(conn.Tenant, conn.ID, conn.Account.ID, string(until)))
 	return string(until) + sealed, err
 }
 
@@ -83,6 +83,6 @@ func (s *Store) openAlternate(conn broker.Connection, value []byte) (broker.Secr
 	if len(value) <= 8 {
 		return broker.Secret{}, fmt.Errorf("alternate of %d bytes: %w", len(value), broker.ErrIntegrity)
 	}
-	token, err := s.seals.open(value[8:], alternatePlace(conn.Tenant, conn.ID, conn.Account.ID, string(value[:8])))
+	token, err := s.seals.openFor(conn.Tenant, value[8:], alternatePlace(conn.Tenant, conn.ID, conn.Account.ID, string(value[:8])))
 	return broker.NewSecret(string(token)), err
 }

@@ -82,6 +82,14 @@ func (s *Store) sealTable(t *switchTable) error {
 	return err
 }
 
+// sealedNow is the table as it is stored: sealed anew where another key has become primary since it was read.
+func (s *Store) sealedNow(t *switchTable) (string, error) {
+	if id, ok := keyID([]byte(t.sealed)); ok && id == s.cfg.Keyset.current.Load().primary {
+		return t.sealed, nil
+	}
+	return s.seals.again(sealedValue{place: switchesPlace(t.write)}, []byte(t.sealed))
+}
+
 // openTable reads a home or a copy. ErrNotFound: there is none.
 func (s *Store) openTable(record map[string][]byte) (*switchTable, error) {
 	if len(record) == 0 {
@@ -291,11 +299,15 @@ func (s *Store) SetSwitches(ctx context.Context, table broker.SwitchTable, off [
 // writeHome makes t the table in the place of the one that is there, if one is. ErrConflict: another one is.
 func (s *Store) writeHome(ctx context.Context, instead string, there bool, t *switchTable) error {
 	key := switchesHomeKey(s.switchesHome())
+	sealed, err := s.sealedNow(t)
+	if err != nil {
+		return err
+	}
 	step := Step{
 		Confirm: s.cfg.Confirm,
 		Checks:  []Check{{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: t.write}, {Key: key, Field: fieldWrite, Kind: CheckAbsent}},
 		Writes: []Write{{Kind: WriteHashSet, Key: key, Args: []string{
-			fieldFormat, switchesFormat, fieldVersion, strconv.FormatInt(t.version, 10), fieldWrite, t.write, fieldBody, t.sealed,
+			fieldFormat, switchesFormat, fieldVersion, strconv.FormatInt(t.version, 10), fieldWrite, t.write, fieldBody, sealed,
 		}}},
 	}
 	if there {

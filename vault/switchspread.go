@@ -183,12 +183,16 @@ func (s *Store) spread(ctx context.Context, t *switchTable, marks []string) erro
 
 // spreadTo writes the copy of one shard, unless a later one is there.
 func (s *Store) spreadTo(ctx context.Context, t *switchTable, shard byte, mark string) error {
+	sealed, err := s.sealedNow(t)
+	if err != nil {
+		return err
+	}
 	for range healAttempts {
 		key := switchesKey(shard)
 		r, err := s.trails.direct(ctx, Step{
 			Checks: []Check{{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: t.write}, switchCheck(shard, mark)},
 			Writes: []Write{
-				{Kind: WriteHashSet, Key: switchesBodyKey(shard), Args: []string{fieldWrite, t.write, fieldBody, t.sealed}},
+				{Kind: WriteHashSet, Key: switchesBodyKey(shard), Args: []string{fieldWrite, t.write, fieldBody, sealed}},
 				{Kind: WriteHashSet, Key: key, Args: []string{fieldFormat, switchesFormat, fieldVersion, strconv.FormatInt(t.version, 10), fieldWrite, t.write}},
 			},
 			Reads: []Read{{Key: key, Fields: []string{fieldWrite}}},

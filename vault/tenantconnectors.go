@@ -91,7 +91,7 @@ func (s *Store) openConnector(id string, record map[string][]byte) (broker.Tenan
 		return broker.TenantConnector{}, fmt.Errorf("connector: version: %w", broker.ErrIntegrity)
 	}
 	tenant := string(record[fieldTenant])
-	plain, err := s.seals.open(record[fieldBody], connectorPlace(tenant, id, version))
+	plain, err := s.seals.openFor(tenant, record[fieldBody], connectorPlace(tenant, id, version))
 	if err != nil {
 		return broker.TenantConnector{}, fmt.Errorf("connector: %w", err)
 	}
@@ -211,7 +211,7 @@ func (s *Store) SaveTenantConnector(ctx context.Context, c broker.TenantConnecto
 	if err != nil {
 		return broker.TenantConnector{}, fmt.Errorf("encode connector: %w", err)
 	}
-	body, err := s.seals.seal(plain, connectorPlace(c.Tenant, c.ID, next))
+	body, err := s.seals.sealFor(c.Tenant, plain, connectorPlace(c.Tenant, c.ID, next))
 	if err != nil {
 		return broker.TenantConnector{}, err
 	}

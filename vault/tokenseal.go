@@ -33,21 +33,21 @@ func accessPlace(form, tenant, id string, t broker.AccessTokenInfo) []byte {
 // sealRefresh seals a refresh token that the write puts there which makes generation epoch.
 func (s *Store) sealRefresh(tenant, id string, epoch int64, token broker.Secret) (string, error) {
 	if !s.compact() {
-		return s.seals.seal([]byte(token.Reveal()), refreshPlace(tokenFormPlain, tenant, id, epoch))
+		return s.seals.sealFor(tenant, []byte(token.Reveal()), refreshPlace(tokenFormPlain, tenant, id, epoch))
 	}
-	return s.seals.sealPacked(token, refreshPlace(tokenFormPacked, tenant, id, epoch))
+	return s.seals.sealPacked(tenant, token, refreshPlace(tokenFormPacked, tenant, id, epoch))
 }
 
 // sealAccess seals an access token.
 func (s *Store) sealAccess(tenant, id string, t broker.AccessTokenInfo, token broker.Secret) (string, error) {
 	if !s.compact() {
-		return s.seals.seal([]byte(token.Reveal()), accessPlace(tokenFormPlain, tenant, id, t))
+		return s.seals.sealFor(tenant, []byte(token.Reveal()), accessPlace(tokenFormPlain, tenant, id, t))
 	}
-	return s.seals.sealPacked(token, accessPlace(tokenFormPacked, tenant, id, t))
+	return s.seals.sealPacked(tenant, token, accessPlace(tokenFormPacked, tenant, id, t))
 }
 
-func (s *sealer) sealPacked(token broker.Secret, place []byte) (string, error) {
-	sealed, err := s.seal(packToken(token.Reveal()), place)
+func (s *sealer) sealPacked(tenant string, token broker.Secret, place []byte) (string, error) {
+	sealed, err := s.sealFor(tenant, packToken(token.Reveal()), place)
 	if err != nil {
 		return "", err
 	}
@@ -57,26 +57,26 @@ func (s *sealer) sealPacked(token broker.Secret, place []byte) (string, error) {
 // openRefreshToken opens a refresh token that the write put there which made generation epoch. ErrIntegrity.
 func (s *Store) openRefreshToken(tenant, id string, epoch int64, sealed []byte) (broker.Secret, error) {
 	if bare, ok := packedSeal(sealed); ok {
-		return s.seals.openPacked(bare, refreshPlace(tokenFormPacked, tenant, id, epoch))
+		return s.seals.openPacked(tenant, bare, refreshPlace(tokenFormPacked, tenant, id, epoch))
 	}
-	return s.seals.openPlain(sealed, refreshPlace(tokenFormPlain, tenant, id, epoch))
+	return s.seals.openPlain(tenant, sealed, refreshPlace(tokenFormPlain, tenant, id, epoch))
 }
 
 // openAccess opens an access token. ErrIntegrity.
 func (s *Store) openAccess(tenant, id string, t broker.AccessTokenInfo, sealed []byte) (broker.Secret, error) {
 	if bare, ok := packedSeal(sealed); ok {
-		return s.seals.openPacked(bare, accessPlace(tokenFormPacked, tenant, id, t))
+		return s.seals.openPacked(tenant, bare, accessPlace(tokenFormPacked, tenant, id, t))
 	}
-	return s.seals.openPlain(sealed, accessPlace(tokenFormPlain, tenant, id, t))
+	return s.seals.openPlain(tenant, sealed, accessPlace(tokenFormPlain, tenant, id, t))
 }
 
-func (s *sealer) openPlain(sealed, place []byte) (broker.Secret, error) {
-	plain, err := s.open(sealed, place)
+func (s *sealer) openPlain(tenant string, sealed, place []byte) (broker.Secret, error) {
+	plain, err := s.openFor(tenant, sealed, place)
 	return broker.NewSecret(string(plain)), err
 }
 
-func (s *sealer) openPacked(sealed, place []byte) (broker.Secret, error) {
-	plain, err := s.open(sealed, place)
+func (s *sealer) openPacked(tenant string, sealed, place []byte) (broker.Secret, error) {
+	plain, err := s.openFor(tenant, sealed, place)
 	if err != nil {
 		return broker.Secret{}, err
 	}

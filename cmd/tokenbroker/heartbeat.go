@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tokenbroker/broker"
+	"tokenbroker/vault"
 	"tokenbroker/vault/redisstore"
 )
 
@@ -87,10 +88,17 @@ func (a *app) replica(ctx context.Context, host string, started time.Time) broke
 	r.Spool = broker.SpoolReport{
 		Waiting: state.Waiting, Oldest: state.Oldest.UTC(), Unreadable: len(state.Unreadable), Writable: err == nil && state.Failure == nil, Off: a.cfg.Config.SpoolDir == "",
 	}
-	for _, k := range a.cfg.Keyset.Keys() {
-		r.Keys = append(r.Keys, broker.SealingKey{ID: k.ID, Status: k.Status, Primary: k.Primary, Created: k.Created})
-	}
+	r.Keys, r.AuditKeys = sealingKeys(a.cfg.Keyset.Keys()), sealingKeys(a.cfg.Keyset.AuditKeys())
+	r.Keyset, r.OldSeals = a.cfg.Keyset.Digest(), a.store.OldSeals()
 	return r
+}
+
+func sealingKeys(keys []vault.KeyInfo) []broker.SealingKey {
+	var out []broker.SealingKey
+	for _, k := range keys {
+		out = append(out, broker.SealingKey{ID: k.ID, Status: k.Status, Primary: k.Primary, Created: k.Created})
+	}
+	return out
 }
 
 // storeHealth is what Redis says of itself, and whether its losing things is accepted.

@@ -117,6 +117,8 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"settled file of a store that may have lost it", testSettledWhileUnhealed},
 		{"answer from before a failover", testOvertakenAnswer},
 		{"rotation", testRotation},
+		{"sealing anew", testReseal}, {"sealing anew beside a write", testResealMeets}, {"sealing anew and crashes", testResealCrash},
+		{"sealing anew under writes", testResealUnderWrites}, {"sealing anew and a lost write", testResealLost}, {"sealing anew and a successor", testResealSuccessor},
 		{"index", testIndex},
 		{"index of what ends", testIndexEnds},
 		{"index and crashes", testIndexCrash},
