@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/keyset"
@@ -22,6 +23,22 @@ const (
 	KeysetEnable  KeysetAction = "enable"  // it does again
 	KeysetDelete  KeysetAction = "delete"  // its material is gone
 )
+
+// Passive and Past are how messages say it: a key is not to be promoted, a key was promoted.
+func (a KeysetAction) Passive() string { return "be " + a.participle() }
+
+// Past is explained with Passive.
+func (a KeysetAction) Past() string { return "was " + a.participle() }
+
+func (a KeysetAction) participle() string {
+	switch a {
+	case KeysetAdd:
+		return "added"
+	case KeysetRotate:
+		return "added and promoted"
+	}
+	return strings.TrimSuffix(string(a), "e") + "ed" // promoted, disabled, enabled, deleted
+}
 
 // KeysetEdit is one change.
 type KeysetEdit struct {

@@ -121,7 +121,10 @@ func (s *Store) writesAnew(keys *primitives, writes []Write, old map[uint32]int)
 	return next
 }
 
-// spooledSeals counts the files of the spool.
+// spoolAtOnce is how many files of the spool are sealed anew at once: each costs the disk two waits.
+const spoolAtOnce = 200
+
+// spooledSeals seals anew what waits in the spool, and counts what it could not.
 func (s *Store) spooledSeals(ctx context.Context, keys *primitives, old map[uint32]int) {
 	if s.spool == nil {
 		return
@@ -131,26 +134,58 @@ func (s *Store) spooledSeals(ctx context.Context, keys *primitives, old map[uint
 		return // /readyz tells of it
 	}
 	known := make(map[string]uint32, len(names))
+	anew := 0
 	for _, name := range names {
-		if !strings.HasSuffix(name, spoolSuffix) && !strings.HasSuffix(name, settledSuffix) {
-			continue
-		}
-		id, ok := s.oldSeals.files[name]
+		record, ok := strings.CutSuffix(name, spoolSuffix)
 		if !ok {
-			sealed, err := s.spool.files.Read(ctx, name)
-			if err != nil {
-				continue // gone meanwhile
-			}
-			if id, ok = keyID(sealed); !ok {
+			if record, ok = strings.CutSuffix(name, settledSuffix); !ok {
 				continue
 			}
 		}
-		known[name] = id
-		if own := keys.openers[id]; own == nil || own.primary != id {
+		v := sealedValue{inside: true, place: spoolPlace(record)}
+		id, ok := s.oldSeals.files[name]
+		if ok && v.settledBy(keys, id) {
+			known[name] = id
+			continue
+		}
+		sealed, err := s.spool.files.Read(ctx, name)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if id, ok = keyID(sealed); !ok {
+			continue
+		}
+		if !v.settledBy(keys, id) && anew < spoolAtOnce {
+			if now, ok := s.replaceSpooled(ctx, name, v, sealed); ok {
+				id, anew = now, anew+1
+			}
+		}
+		if known[name] = id; keys.openers[id] == nil || keys.openers[id].primary != id {
 			old[id]++
 		}
 	}
 	s.oldSeals.files = known // this goroutine's alone
+}
+
+// replaceSpooled puts a file's content, sealed anew, in its place, and tells the key that sealed it. A file that its commit removes
+// at this moment comes back, and is replayed in vain, as after a crash.
+func (s *Store) replaceSpooled(ctx context.Context, name string, v sealedValue, sealed []byte) (uint32, bool) {
+	files, ok := s.spool.files.(interface {
+		Replace(ctx context.Context, name string, content []byte) error
+	})
+	if !ok {
+		return 0, false
+	}
+	anew, err := s.seals.again(v, sealed)
+	if err != nil {
+		return 0, false
+	}
+	if anew != string(sealed) {
+		if err := files.Replace(ctx, name, []byte(anew)); err != nil {
+			return 0, false // the next time; /readyz tells of a disk that can't be written to
+		}
+	}
+	return keyID([]byte(anew))
 }
 
 // exchange puts in the place of each that is remembered what next makes of it.

@@ -123,6 +123,19 @@ func (d spoolDir) Write(_ context.Context, name string, content []byte) error {
 	return syncDir(string(d))
 }
 
+// Replace writes the file in the place of the one that is there, as Write would. One that was removed meanwhile comes back.
+func (d spoolDir) Replace(_ context.Context, name string, content []byte) error {
+	temp, err := writeTemp(string(d), writingPrefix+"*", content)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(temp, d.path(name)); err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return syncDir(string(d))
+}
+
 // Read implements SpoolFiles.
 func (d spoolDir) Read(_ context.Context, name string) ([]byte, error) {
 	return os.ReadFile(d.path(name))

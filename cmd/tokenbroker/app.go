@@ -48,6 +48,7 @@ type app struct {
 	probed    atomic.Int64 // when checkSpool last wrote, in ms
 	waiting   error        // why redis could not be asked at the start; nil: it was
 	stopSpool func()
+	stopSeals func()
 	outage    *outage
 	handler   http.Handler // what listens on the main address
 
@@ -94,6 +95,9 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	if a.stopSpool, err = watchSpool(a.store, time.Now); err != nil {
+		return err
+	}
+	if a.stopSeals, err = watchSeals(a.store); err != nil {
 		return err
 	}
 	if a.registry, err = providers.New(providers.Config{
@@ -358,8 +362,10 @@ func (a *app) reloadKeyset() error {
 
 // close releases what newApp made, the users of a thing before the thing.
 func (a *app) close() {
-	if a.stopSpool != nil {
-		a.stopSpool()
+	for _, stop := range []func(){a.stopSpool, a.stopSeals} {
+		if stop != nil {
+			stop()
+		}
 	}
 	if a.store != nil {
 		a.store.Close()

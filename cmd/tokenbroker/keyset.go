@@ -15,6 +15,13 @@ type keysetCommand struct {
 	Create keysetCreateCommand `cmd:"" help:"Make a new keyset file."`
 	Rotate keysetRotateCommand `cmd:"" help:"Add a key and make it primary; old keys still decrypt."`
 	List   keysetListCommand   `cmd:"" help:"List the keys, without their material."`
+
+	Add     keysetAddCommand     `cmd:"" help:"Add a key that seals nothing yet: the first stage of a rotation."`
+	Promote keysetPromoteCommand `cmd:"" help:"Make a key the one that seals; running brokers then seal all records anew."`
+	Disable keysetDisableCommand `cmd:"" help:"Make a key open nothing any more; it can be enabled again."`
+	Enable  keysetEnableCommand  `cmd:"" help:"Make a disabled key open again."`
+	Delete  keysetDeleteCommand  `cmd:"" help:"Remove a disabled key for good."`
+	Status  keysetStatusCommand  `cmd:"" help:"Show the keys, who has loaded them, and how many records each has sealed."`
 }
 
 type keysetCreateCommand struct {
@@ -39,22 +46,11 @@ func (c *keysetCreateCommand) Run(con *console) error {
 	return nil
 }
 
-// keysetFlags name an existing keyset.
-type keysetFlags struct {
-	File string `required:"" placeholder:"FILE" help:"The keyset file."`
-	Kek  string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME."`
+type keysetRotateCommand struct {
+	keysetFlags
+	Audit  bool   `help:"Rotate the key for entries of the audit trail, not the one for records."`
+	Tenant string `placeholder:"TENANT" help:"Rotate the keyset of this tenant."`
 }
-
-func (f keysetFlags) read(env environment) ([]byte, vault.KEK, error) {
-	kek, err := parseKEK(f.Kek, env)
-	if err != nil {
-		return nil, nil, err
-	}
-	content, err := readKeysetFile(f.File, f.Kek, env)
-	return content, kek, err
-}
-
-type keysetRotateCommand struct{ keysetFlags }
 
 // Run replaces the file at once, so that a running broker reads the old or the new one.
 func (c *keysetRotateCommand) Run(con *console) error {
@@ -62,16 +58,24 @@ func (c *keysetRotateCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.RotateKeyset(content, kek, time.Now()) })
+	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) {
+		rotated, _, err := vault.EditKeyset(content, kek, vault.KeysetEdit{Do: vault.KeysetRotate, Audit: c.Audit, Tenant: c.Tenant}, time.Now())
+		return rotated, err
+	})
 	if err != nil {
 		return err
 	}
-	if err := vault.ReplaceKeysetFile(c.File, rotated); err != nil {
+	opened := openedKeyset{keysetFlags: c.keysetFlags, content: content}
+	if err := opened.replace(con.env, rotated); err != nil {
 		return err
 	}
-	keys, err := vault.ListKeyset(rotated, kek)
+	list, err := vault.ListKeys(rotated, kek, c.Tenant)
 	if err != nil {
 		return err
+	}
+	keys := list.Records
+	if c.Audit {
+		keys = list.Audit
 	}
 	for _, key := range keys {
 		if key.Primary {
@@ -81,7 +85,11 @@ func (c *keysetRotateCommand) Run(con *console) error {
 	return nil
 }
 
-type keysetListCommand struct{ keysetFlags }
+type keysetListCommand struct {
+	keysetFlags
+	Audit  bool   `help:"The keys for entries of the audit trail, not those for records."`
+	Tenant string `placeholder:"TENANT" help:"The keyset of this tenant."`
+}
 
 // Run prints ids and states.
 func (c *keysetListCommand) Run(con *console) error {
@@ -89,22 +97,18 @@ func (c *keysetListCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	keys, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]vault.KeyInfo, error) { return vault.ListKeyset(content, kek) })
+	list, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) (vault.KeyList, error) { return vault.ListKeys(content, kek, c.Tenant) })
 	if err != nil {
 		return err
+	}
+	keys := list.Records
+	if c.Audit {
+		keys = list.Audit
 	}
 	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "KEY\tSTATUS\tPRIMARY\tCREATED")
 	for _, key := range keys {
-		primary := "no"
-		if key.Primary {
-			primary = "yes"
-		}
-		created := "unknown" // made by a version that kept no dates
-		if !key.Created.IsZero() {
-			created = key.Created.Format(time.RFC3339)
-		}
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\n", key.ID, key.Status, primary, created)
+		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\n", key.ID, key.Status, yesNo(key.Primary), created(key))
 	}
 	return table.Flush()
 }

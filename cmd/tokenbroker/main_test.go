@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"tokenbroker/vault"
 )
 
 // TestMain lets the scripts run tokenbroker as a process of its own: the test binary is the program.
@@ -22,6 +25,7 @@ func TestCommands(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"lines": lines,
+			"keys":  keys,
 		},
 		Setup: func(env *testscript.Env) error {
 			// What a script does not set is not set.
@@ -63,6 +67,20 @@ func lines(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if want := args[1]; want != itoa(count) {
 		ts.Fatalf("%s has %d lines, want %s", args[0], count, want)
+	}
+}
+
+// keys sets variables to the ids of a keyset file's keys for records, oldest first: keys keyset.json OLD NEW.
+func keys(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: keys FILE VARIABLE...")
+	}
+	kek, err := parseKEK("env:TOKENBROKER_KEK", environment{lookup: func(name string) (string, bool) { return ts.Getenv(name), true }})
+	ts.Check(err)
+	list, err := vault.ListKeyset([]byte(ts.ReadFile(args[0])), kek)
+	ts.Check(err)
+	for i, name := range args[1:] {
+		ts.Setenv(name, strconv.FormatUint(uint64(list[i].ID), 10))
 	}
 }
 

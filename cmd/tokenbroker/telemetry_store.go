@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -64,6 +65,37 @@ func watchSpool(store *vault.Store, now func() time.Time) (stop func(), err erro
 	}, waiting, oldest, unreadable, writable)
 	if err != nil {
 		return nil, fmt.Errorf("watch the spool: %w", err)
+	}
+	return func() { _ = watching.Unregister() }, nil
+}
+
+// watchSeals makes gauges of which keys have sealed the records, as the brokers counted last. stop ends that.
+func watchSeals(store *vault.Store) (stop func(), err error) {
+	meter := otel.Meter("tokenbroker/cmd")
+	records, err1 := meter.Int64ObservableGauge("tokenbroker.keyset.records",
+		metric.WithDescription("Records that have something sealed by that key, as last counted."))
+	left, err2 := meter.Int64ObservableGauge("tokenbroker.keyset.records_left",
+		metric.WithDescription("Records that are still to be sealed anew with the primary key, as last counted; 0 if there is none."))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("make gauges of the keyset: %w", err)
+	}
+	watching, err := meter.RegisterCallback(func(ctx context.Context, to metric.Observer) error {
+		at, err := store.Resealing(ctx)
+		if err != nil || at.Last.Ended.IsZero() {
+			return nil // nobody has counted, or nobody knows
+		}
+		for key, n := range at.Last.ByKey {
+			to.ObserveInt64(records, int64(n), metric.WithAttributes(attribute.String("key", strconv.FormatUint(uint64(key), 10))))
+		}
+		n := 0
+		for _, of := range at.Last.Left {
+			n += of
+		}
+		to.ObserveInt64(left, int64(n))
+		return nil
+	}, records, left)
+	if err != nil {
+		return nil, fmt.Errorf("watch the keyset: %w", err)
 	}
 	return func() { _ = watching.Unregister() }, nil
 }
