@@ -244,20 +244,23 @@ func (p *healthPage) keys(v broker.Vitals) {
 	type known struct {
 		broker.SealingKey
 		replicas int
+		audit    bool // of the audit trail, not of records
 	}
 	var all []known
 	for _, r := range v.Replicas {
 		if r.Silent(v.StoreNow) {
 			continue
 		}
-		for _, k := range r.Keys {
+		for _, k := range slices.Concat(r.Keys, r.AuditKeys) {
 			i := slices.IndexFunc(all, func(one known) bool { return one.ID == k.ID })
 			if i < 0 {
 				i, all = len(all), append(all, known{SealingKey: k})
 			}
 			all[i].replicas++
+			all[i].audit = slices.ContainsFunc(r.AuditKeys, func(one broker.SealingKey) bool { return one.ID == k.ID })
 		}
 	}
+	s := latestSeals(v.Seals)
 	for _, k := range all {
 		row := keyRow{
 			ID: strconv.FormatUint(uint64(k.ID), 10), Status: plain(k.Status), Primary: k.Primary, Created: momentOf(k.Created),
@@ -266,21 +269,21 @@ func (p *healthPage) keys(v broker.Vitals) {
 		if !k.Created.IsZero() {
 			row.Age = ageOf(v.StoreNow.Sub(k.Created))
 		}
-		if !v.Seals.At.IsZero() {
-			row.Records = count(int64(v.Seals.ByKey[k.ID]))
+		switch {
+		case k.audit:
+			row.Records = "the audit trail"
+		case !s.At.IsZero():
+			row.Records = count(int64(s.ByKey[k.ID]))
 		}
 		p.Keys = append(p.Keys, row)
 	}
-	s := v.Seals
 	if s.At.IsZero() {
 		p.Seals = "The slow check has not been through all records yet."
 		return
 	}
 	older := int64(0)
-	for id, n := range s.ByKey {
-		if id != s.Primary {
-			older = max(older, int64(n))
-		}
+	for _, n := range s.older {
+		older = max(older, int64(n))
 	}
 	all64 := int64(s.Records)
 	p.Seals = fmt.Sprintf("Of %s records, %s are sealed with the primary key alone, when they were last looked at (%s).", count(all64), share(all64-min(older, all64), all64), momentOf(s.At).Shown)
@@ -289,6 +292,32 @@ func (p *healthPage) keys(v broker.Vitals) {
 	if s.Unreadable > 0 {
 		p.Seals += fmt.Sprintf(" %s are of a form that this version does not know.", count(int64(s.Unreadable)))
 	}
+	switch now := s.Resealing; {
+	case now.Running:
+		p.Seals += fmt.Sprintf(" The others are being sealed anew: %s looked at since %s, %s sealed anew.", count(int64(now.Current.Records)), momentOf(now.Current.Began).Shown, count(int64(now.Current.Resealed)))
+	case now.Needed && older > 0:
+		p.Seals += " The others are sealed anew once all replicas have loaded the same keys."
+	}
+}
+
+// seals are what was counted last, by whoever it was, and of it what another key than the one that seals now has sealed.
+type seals struct {
+	broker.Seals
+	older map[uint32]int
+}
+
+func latestSeals(s broker.Seals) seals {
+	if last := s.Resealing.Last; last.Ended.After(s.At) {
+		s.Records, s.At, s.ByKey, s.Unreadable = last.Records, last.Ended, last.ByKey, 0
+		return seals{s, last.Left}
+	}
+	older := map[uint32]int{}
+	for id, n := range s.ByKey {
+		if id != s.Primary {
+			older[id] = n
+		}
+	}
+	return seals{s, older}
 }
 
 // bytesOf is a size for people.
