@@ -119,6 +119,7 @@ const (
 	WritePersist       WriteKind = "PERSIST"
 	WriteDelete        WriteKind = "DEL"
 	WriteStreamTrim    WriteKind = "XTRIM"
+	WriteStreamAdd     WriteKind = "XADD"
 
 	// WriteDeadline sets a field (first argument) to the store's time plus so many ms (second).
 	WriteDeadline WriteKind = "deadline"

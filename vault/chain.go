@@ -37,13 +37,15 @@ type chains struct {
 
 	mu       sync.Mutex
 	streams  map[trailName]*chain
+	signing  bool // entries are left for the signer
 	nameless uint64
 	workers  sync.WaitGroup
 }
 
 // chain is this process's chain in one stream. The fields below queue belong to the worker alone; there is at most one.
 type chain struct {
-	name trailName
+	name     trailName
+	unsigned *unsigned // nil: nobody signs
 
 	mu      sync.Mutex
 	queue   []*chainOp
@@ -72,6 +74,7 @@ type chainOp struct {
 	// Of the present round.
 	next     position
 	nextHead string
+	links    []link // of the entries before the last; nil where nobody signs
 	attested int
 	entries  int
 }
@@ -150,6 +153,9 @@ func (t *chains) chain(name trailName) (*chain, uint64) {
 	c := t.streams[name]
 	if c == nil {
 		c = &chain{name: name, doubts: make(map[string]doubt), landed: make(map[string]bool)}
+		if t.signing {
+			c.unsigned = &unsigned{}
+		}
 		t.streams[name] = c
 	}
 	t.nameless++
@@ -278,7 +284,7 @@ func (t *chains) round(c *chain, batch []*chainOp) (again []*chainOp, failed boo
 		case r.Err != nil:
 			failed = true
 			op.last.note(r.Err)
-			c.doubts[op.nextHead] = doubt{id: op.id, prev: steps[i].Trail.Head, next: op.next, round: c.failed}
+			c.doubts[op.nextHead] = doubt{id: op.id, prev: steps[i].Trail.Head, next: op.next, links: op.links, round: c.failed}
 			again = append(again, op)
 		case r.Verdict == VerdictDone:
 			c.confirm(op, steps[i].Trail.Head, r.IDs)
@@ -355,7 +361,7 @@ func (t *chains) chainUp(c *chain, ops []*chainOp) ([]Step, error) {
 			Stream: streamKey(c.name.shard, c.name.tenant), Heads: headsKey(c.name.shard, c.name.tenant),
 			Index: trailsKey(c.name.shard), Member: c.name.tenant, Writer: at.writer, Head: head,
 		}
-		op.attested, op.entries = len(attests), len(op.drafts)
+		op.attested, op.entries, op.links = len(attests), len(op.drafts), nil
 		for _, d := range op.drafts {
 			m := meta{writer: at.writer, seq: at.seq + 1, time: d.time, kind: d.kind, connector: d.connector, tag: d.tag, resumes: resumes, attests: attests}
 			if m.seq == 1 {
@@ -367,6 +373,9 @@ func (t *chains) chainUp(c *chain, ops []*chainOp) ([]Step, error) {
 				return nil, err
 			}
 			trail.Entries = append(trail.Entries, TrailEntry{Meta: clear, Body: body})
+			if c.unsigned != nil && len(trail.Entries) > 1 {
+				op.links = append(op.links, at.link)
+			}
 			at.seq, at.link = m.seq, m.link
 			resumes, attests = nil, nil
 		}
@@ -381,6 +390,7 @@ func (t *chains) chainUp(c *chain, ops []*chainOp) ([]Step, error) {
 // confirm moves the confirmed end to the op's, whose entries the store has.
 func (c *chain) confirm(op *chainOp, prev string, ids []string) {
 	c.land(prev)
+	c.leave(op.links, op.next)
 	c.at, c.head, c.resumes, c.found = op.next, op.nextHead, nil, nil
 	c.known = append([]attestation(nil), c.known[min(op.attested, len(c.known)):]...)
 	for i, text := range ids {

@@ -10,6 +10,7 @@ type doubt struct {
 	id    string
 	prev  string
 	next  position
+	links []link // chainOp.links
 	round uint64 // the failed round in which it was last sent
 }
 
@@ -41,15 +42,31 @@ func (c *chain) learn(seq uint64, text string) {
 
 // land notes that the steps in doubt that lead to the head, one behind the other from the confirmed end, were applied.
 func (c *chain) land(head string) {
+	var landed []doubt
 	for head != c.head {
 		d, found := c.doubts[head]
 		if !found {
-			return
+			break
 		}
 		c.landed[d.id] = true
 		delete(c.doubts, head)
 		head = d.prev
+		landed = append(landed, d)
 	}
+	for _, d := range slices.Backward(landed) {
+		c.leave(d.links, d.next)
+	}
+}
+
+// leave leaves the links of a step that the store has for the signer.
+func (c *chain) leave(links []link, last position) {
+	if c.unsigned == nil {
+		return
+	}
+	for i, l := range links {
+		c.unsigned.add(last.writer, last.seq-uint64(len(links)-i), l)
+	}
+	c.unsigned.add(last.writer, last.seq, last.link)
 }
 
 // forget drops the doubts whose place is taken: they can't land any more.

@@ -139,6 +139,11 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 		}
 		due, names = append(due, some...), names[n:]
 	}
+	if s.signer != nil && len(due) > 0 {
+		if err := s.signer.sayTrim(ctx, fromMillis(int64(below))); err != nil {
+			return false, err
+		}
+	}
 	from, err := r.markDay(ctx, r.oldest)
 	if err != nil {
 		return false, err
@@ -155,6 +160,11 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 	}
 	if r.behind || !r.claims.mine(0, s.cfg.Now()) {
 		return false, nil
+	}
+	if s.signer != nil {
+		if err := s.dropCheckpoints(ctx, fromMillis(int64(below))); err != nil {
+			return false, err
+		}
 	}
 	return false, r.dropShared(ctx, from, below)
 }

@@ -37,6 +37,8 @@ type Config struct {
 	ResealInterval time.Duration
 	// Retention says for how long the audit trail is kept. The zero value: for good.
 	Retention Retention
+	// Signing says with what the audit trail is signed. The zero value: it is not.
+	Signing Signing
 	// Orphan is called for a refreshed grant whose connection was revoked, or became another account's, before the spool
 	// could be replayed: it should be revoked upstream, for which its context leaves it OrphanTimeout. After an error the
 	// grant stays in the spool and Orphan is called again at the next replay. Calls may come at the same time, and again for
@@ -85,6 +87,7 @@ type Store struct {
 	index       index
 	follower    *follower // nil: the backend has no lists, so there is no index
 	retainer    *retainer // nil: everything is kept
+	signer      *signer   // nil: the trail is not signed
 	// connectors are this process's writes of tenants' connectors.
 	connectors connectorWrites
 	// switches is what this process knows of the table of kill switches.
@@ -174,6 +177,11 @@ func New(cfg Config) (*Store, error) {
 		s.retainer = &retainer{store: s, trimmer: trimmer, held: make(map[trailName]string)}
 	}
 	s.trails = &chains{backend: cfg.Backend, seals: s.seals, random: cfg.Random, ioTime: cfg.RoundTrip, now: cfg.Now, cutOf: s.readCut, streams: make(map[trailName]*chain)}
+	if cfg.Signing.Keys != nil {
+		if err := s.signs(); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case cfg.SpoolDir != "" && cfg.SpoolFiles != nil:
 		return nil, errors.New("vault: config has both SpoolDir and SpoolFiles")
@@ -206,6 +214,13 @@ func (s *Store) Run(ctx context.Context) error {
 	if s.cfg.ResealInterval > 0 {
 		watching.Go(func() { s.keepSealed(ctx) })
 	}
+	if s.signer != nil {
+		watching.Go(func() {
+			s.signer.run(ctx, func(err error) {
+				s.cfg.Log.WarnContext(ctx, "no checkpoint of the audit trail could be made; that is tried again", "error", err)
+			})
+		})
+	}
 	watching.Go(func() { s.followSwitches(ctx) })
 	if s.spool == nil {
 		<-ctx.Done()
@@ -225,9 +240,29 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// Close waits for writes that are under way; each ends with its caller's deadline at the latest. It does not close the
-// backend.
-func (s *Store) Close() { s.trails.wait() }
+// Close waits for writes that are under way; each ends with its caller's deadline at the latest. Then it signs what was written last, and
+// publishes that, for a few seconds at most. It does not close the backend.
+func (s *Store) Close() {
+	s.trails.wait()
+	if s.signer == nil {
+		return
+	}
+	if err := s.signer.end(); err != nil {
+		s.cfg.Log.Warn("the last checkpoint of the audit trail is not published everywhere", "error", err)
+	}
+}
+
+// signs makes the signer.
+func (s *Store) signs() (err error) {
+	if s.signer, err = newSigner(s.cfg.Signing, s.cfg.Random, s.cfg.Now, s.trails); err != nil {
+		return err
+	}
+	s.trails.signing, s.signer.lookup = true, s.seenLogs
+	for _, to := range append([]Publisher{storePublisher{s}}, s.cfg.Signing.Publishers...) {
+		s.signer.places = append(s.signer.places, newDestination(to, s.cfg.Log))
+	}
+	return nil
+}
 
 // Append implements broker.Audit.
 func (s *Store) Append(ctx context.Context, entries ...broker.Entry) error {

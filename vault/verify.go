@@ -20,6 +20,8 @@ type Report struct {
 	// Faults in the order of the streams; empty: nothing was changed, dropped or reordered. Of a stream, each loss that the
 	// trail itself tells of, and then the first thing else that is wrong: what lies behind that one is not looked at.
 	Faults []Fault
+	// Signed is what VerifySigned found; else nil.
+	Signed *SignedReport
 }
 
 // Fault is something that is wrong with a stream.
@@ -31,14 +33,20 @@ type Fault = broker.TrailFault
 // What it can't see, because nothing tells of it any more: a stream that is gone whole, out of the index too; and the
 // entries of a process that has ended, if they are gone together with its head, or with what is behind an older copy of
 // it, and no other process began to write into that stream after them (see meta.found).
-func (s *Store) Verify(ctx context.Context) (Report, error) {
+func (s *Store) Verify(ctx context.Context) (Report, error) { return s.verifyAll(ctx, nil) }
+
+// verifyAll walks through all streams, and compares them with what is signed, unless that is nil.
+func (s *Store) verifyAll(ctx context.Context, signed *signedTrail) (Report, error) {
 	var report Report
 	streams, err := s.trailNames(ctx)
 	if err != nil {
 		return report, fmt.Errorf("verify: %w", err)
 	}
+	if signed != nil {
+		streams = signed.withSigned(streams)
+	}
 	for _, stream := range streams {
-		if err := s.verifyStream(ctx, stream, &report); err != nil {
+		if err := s.verifyStream(ctx, stream, signed, &report); err != nil {
 			return report, fmt.Errorf("verify %s: %w", stream.name, err)
 		}
 	}
@@ -53,8 +61,15 @@ func (s *Store) walkOf(name trailName) *walk {
 }
 
 // verifyStream walks one stream and adds what it finds.
-func (s *Store) verifyStream(ctx context.Context, stream foundTrail, report *Report) error {
-	w := s.walkOf(stream.name)
+func (s *Store) verifyStream(ctx context.Context, stream foundTrail, signed *signedTrail, report *Report) error {
+	begin := func() *walk {
+		w := s.walkOf(stream.name)
+		if signed != nil {
+			w.signed = signed.of(stream.name)
+		}
+		return w
+	}
+	w := begin()
 	fault, err := w.run(ctx) // after which w.lost is known
 	for again := 0; err == nil && (fault != nil || len(w.lost) > 0) && again < overtaken; again++ {
 		// What was dropped meanwhile, because of its age, may be all that is missing.
@@ -62,7 +77,7 @@ func (s *Store) verifyStream(ctx context.Context, stream foundTrail, report *Rep
 		if err = serr; same || err != nil {
 			break
 		}
-		w = s.walkOf(stream.name)
+		w = begin()
 		fault, err = w.run(ctx)
 	}
 	if err != nil {
@@ -70,6 +85,18 @@ func (s *Store) verifyStream(ctx context.Context, stream foundTrail, report *Rep
 	}
 	if fault == nil && !stream.indexed {
 		fault = &Fault{What: "dropped: the index of streams does not name this one any more"}
+	}
+	if w.signed != nil {
+		if fault == nil {
+			if fault, err = w.signedFault(ctx); err != nil {
+				return err
+			}
+		}
+		if w.signed.unsigned > 0 && signed.report.Unsigned == 0 {
+			signed.report.FirstUnsigned = w.signed.first
+			signed.report.FirstUnsigned.Stream = w.name.String()
+		}
+		signed.report.Unsigned += w.signed.unsigned
 	}
 	report.Streams++
 	report.Entries += w.entries
@@ -185,7 +212,7 @@ func (s *Store) VerifyTrail(ctx context.Context, tenant, position string, budget
 			out.Next = next(todo[i-1].name)
 			break
 		}
-		if err := s.verifyStream(ctx, stream, &report); err != nil {
+		if err := s.verifyStream(ctx, stream, nil, &report); err != nil {
 			return out, fmt.Errorf("verify %s: %w", stream.name, err)
 		}
 	}

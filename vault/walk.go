@@ -21,6 +21,8 @@ type walk struct {
 	cut     *cut // where the stream begins
 	// seen, if set, hears of each good entry.
 	seen func(id streamID, entry storedEntry)
+	// signed, if set, is what signed checkpoints say of the stream.
+	signed *signedStream
 
 	entries, events int
 }
@@ -180,6 +182,9 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	}
 	w.entries++
 	w.events += len(events)
+	if w.signed != nil {
+		w.signed.entry(m, id, events[0].ID)
+	}
 	if w.seen != nil {
 		w.seen(id, entry)
 	}

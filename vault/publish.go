@@ -1,0 +1,206 @@
+package vault
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// checkpointsKey is the stream of all processes' checkpoints, as lines.
+func checkpointsKey() string { return prefix(0) + "cp" }
+
+// destination is where checkpoints go, in order.
+type destination struct {
+	to   Publisher
+	log  *slog.Logger
+	wake chan struct{}
+
+	sending chan struct{} // holds a value while somebody sends
+
+	mu      sync.Mutex
+	waiting []waitingLine
+	failing error
+	lost    uint64
+}
+
+type waitingLine struct {
+	line []byte
+	at   time.Time
+}
+
+func newDestination(to Publisher, log *slog.Logger) *destination {
+	return &destination{to: to, log: log, wake: make(chan struct{}, 1), sending: make(chan struct{}, 1)}
+}
+
+func (d *destination) add(line []byte, at time.Time) {
+	d.mu.Lock()
+	if len(d.waiting) >= maxUnpublished {
+		d.waiting, d.lost = d.waiting[1:], d.lost+1
+	}
+	d.waiting = append(d.waiting, waitingLine{line: line, at: at})
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (d *destination) first() (waitingLine, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.waiting) == 0 {
+		return waitingLine{}, false
+	}
+	return d.waiting[0], true
+}
+
+// flush sends what waits, until it is all there or one attempt fails.
+func (d *destination) flush(ctx context.Context) error {
+	select {
+	case d.sending <- struct{}{}:
+		defer func() { <-d.sending }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		next, more := d.first()
+		if !more {
+			return nil
+		}
+		trip, cancel := context.WithTimeout(ctx, publishTime)
+		err := d.to.Publish(trip, next.line)
+		cancel()
+		d.note(ctx, next, err)
+		if err != nil {
+			return fmt.Errorf("publish to %s: %w", d.to.Name(), err)
+		}
+	}
+}
+
+// note takes a line that is there from the queue, and says when a place begins or ends to fail.
+func (d *destination) note(ctx context.Context, sent waitingLine, err error) {
+	d.mu.Lock()
+	was, lost := d.failing, d.lost
+	d.failing = err
+	if err == nil {
+		d.lost = 0
+		if len(d.waiting) > 0 && &d.waiting[0].line[0] == &sent.line[0] {
+			d.waiting = d.waiting[1:]
+		}
+	}
+	d.mu.Unlock()
+	switch {
+	case err != nil && was == nil:
+		d.log.WarnContext(ctx, "checkpoints of the audit trail can't be published; that is tried again", "to", d.to.Name(), "error", err)
+	case err == nil && was != nil && lost > 0:
+		d.log.ErrorContext(ctx, "checkpoints of the audit trail are published again, and some were given up meanwhile", "to", d.to.Name(), "lost", lost)
+	case err == nil && was != nil:
+		d.log.InfoContext(ctx, "checkpoints of the audit trail are published again", "to", d.to.Name())
+	}
+}
+
+// publishAgain is the longest pause between two attempts.
+const publishAgain = 30 * time.Second
+
+func (d *destination) run(ctx context.Context) {
+	for pause := time.Second; ; {
+		retry := (<-chan time.Time)(nil)
+		var timer *time.Timer
+		if err := d.flush(ctx); err != nil {
+			timer = time.NewTimer(pause)
+			retry, pause = timer.C, min(2*pause, publishAgain)
+		} else {
+			pause = time.Second
+		}
+		wake := d.wake
+		if retry != nil {
+			wake = nil // what came behind waits its turn
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-retry:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// Published is how far checkpoints have got to a place.
+type Published struct {
+	To      string
+	Waiting int
+	Oldest  time.Time // of those that wait
+	Failure error     // of the last attempt; nil: it worked
+}
+
+// Published tells of each place where checkpoints go; nil: the trail is not signed.
+func (s *Store) Published() []Published {
+	if s.signer == nil {
+		return nil
+	}
+	var out []Published
+	for _, d := range s.signer.places {
+		d.mu.Lock()
+		one := Published{To: d.to.Name(), Waiting: len(d.waiting), Failure: d.failing}
+		if len(d.waiting) > 0 {
+			one.Oldest = d.waiting[0].at
+		}
+		d.mu.Unlock()
+		out = append(out, one)
+	}
+	return out
+}
+
+// storePublisher keeps checkpoints in the store, where every process finds those of the others.
+type storePublisher struct{ store *Store }
+
+func (storePublisher) Name() string { return "redis" }
+
+func (p storePublisher) Publish(ctx context.Context, line []byte) error {
+	_, err := p.store.trails.direct(ctx, Step{Writes: []Write{{Kind: WriteStreamAdd, Key: checkpointsKey(), Args: []string{"*", "m", string(line), "b", ""}}}})
+	return err
+}
+
+// seenLogs are the ends of others' logs, of those that wrote last.
+func (s *Store) seenLogs(ctx context.Context) ([]seenLog, error) {
+	found, err := s.cfg.Backend.Streams(ctx, []StreamQuery{{Key: checkpointsKey(), From: "-", To: "+", Limit: maxSeenFrom, Newest: true}})
+	if err != nil {
+		return nil, fmt.Errorf("read checkpoints: %w", err)
+	}
+	ends := make(map[string]seenLog)
+	for _, e := range found[0] {
+		c, err := ParseCheckpoint([]byte(e.Meta))
+		// What nobody signed is not named: whoever wrote it there could have any log missed.
+		if err != nil || !c.verify(s.cfg.Signing.Keys.public) || c.Log == s.signer.log || ends[c.Log].seq >= c.Seq {
+			continue
+		}
+		ends[c.Log] = seenLog{log: c.Log, seq: c.Seq, time: c.Time.UnixMilli(), hash: c.hash()}
+	}
+	var seen []seenLog
+	for _, o := range ends {
+		seen = append(seen, o)
+	}
+	slices.SortFunc(seen, func(a, b seenLog) int { return cmp.Or(cmp.Compare(b.time, a.time), strings.Compare(a.log, b.log)) })
+	return seen[:min(len(seen), maxSeenLogs)], nil
+}
+
+func (s signedSpan) compare(o signedSpan) int {
+	return cmp.Or(s.name.compare(o.name), strings.Compare(s.writer, o.writer), cmp.Compare(s.first, o.first))
+}
+
+// dropCheckpoints drops those of before that time from the store: everything that they are about was dropped.
+func (s *Store) dropCheckpoints(ctx context.Context, before time.Time) error {
+	_, err := s.trails.direct(ctx, Step{Writes: []Write{{Kind: WriteStreamTrim, Key: checkpointsKey(), Args: []string{"MINID", "=", strconv.FormatInt(before.UnixMilli(), 10)}}}})
+	return err
+}

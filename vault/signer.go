@@ -1,0 +1,235 @@
+package vault
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Signing has the audit trail signed now and then (checkpoint.go). The zero value: it is not.
+type Signing struct {
+	Keys *SigningKeys
+	// Interval is how often a checkpoint is made, if there was something to sign. Default 10 s.
+	Interval time.Duration
+	// Publishers get each checkpoint, beside the store: whoever can write to the store must not be able to write there too.
+	Publishers []Publisher
+}
+
+// Publisher takes checkpoints to a place. Calls come one at a time, in order, and again after an error, so that the same line may come twice.
+type Publisher interface {
+	Name() string // for operators: no secret
+	// Publish returns when the line, which has no line feed, is there to stay.
+	Publish(ctx context.Context, line []byte) error
+}
+
+const (
+	// signSilence is after how long a checkpoint is made although there is nothing to sign, so that silence tells something.
+	signSilence = time.Hour
+	// maxUnpublished bounds how many checkpoints wait for a place that does not take them; the oldest are given up then.
+	maxUnpublished = 4096
+	// publishTime bounds one attempt, lastPublish all those at the end of the process.
+	publishTime, lastPublish = 10 * time.Second, 4 * time.Second
+	// maxSeenLogs is how many logs of others the first checkpoint names, of those in the last maxSeenFrom checkpoints.
+	maxSeenLogs, maxSeenFrom = 64, 1000
+)
+
+// leafRun are the links of entries of one chain that follow one another and are not signed yet.
+type leafRun struct {
+	first uint64
+	links []treeHash // of the links, as leaves
+}
+
+// unsigned are what a chain's worker leaves for the signer.
+type unsigned struct {
+	mu   sync.Mutex
+	runs map[string][]leafRun // by writer: a chain may have begun anew
+}
+
+// add takes an entry that the store has acknowledged.
+func (u *unsigned) add(writer string, seq uint64, l link) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.runs == nil {
+		u.runs = make(map[string][]leafRun, 1)
+	}
+	runs := u.runs[writer]
+	if n := len(runs); n > 0 && runs[n-1].first+uint64(len(runs[n-1].links)) == seq {
+		runs[n-1].links = append(runs[n-1].links, treeHash(l))
+		return
+	}
+	u.runs[writer] = append(runs, leafRun{first: seq, links: []treeHash{treeHash(l)}})
+}
+
+func (u *unsigned) take() map[string][]leafRun {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	runs := u.runs
+	u.runs = nil
+	return runs
+}
+
+// signer makes the checkpoints of one process.
+type signer struct {
+	cfg    Signing
+	trails *chains
+	now    func() time.Time
+	log    string
+	lookup func(ctx context.Context) ([]seenLog, error)
+	places []*destination
+
+	mu      sync.Mutex // held while a checkpoint is made
+	seq     uint64
+	prev    treeHash
+	last    time.Time
+	trimmed time.Time
+	ended   bool
+}
+
+func newSigner(cfg Signing, random io.Reader, now func() time.Time, trails *chains) (*signer, error) {
+	if cfg.Interval <= 0 {
+		cfg.Interval = 10 * time.Second
+	}
+	var raw [12]byte
+	if _, err := io.ReadFull(random, raw[:]); err != nil {
+		return nil, fmt.Errorf("name log of checkpoints: %w", err)
+	}
+	return &signer{cfg: cfg, trails: trails, now: now, log: base64.RawURLEncoding.EncodeToString(raw[:])}, nil
+}
+
+// spans takes what is not signed yet, in the order of streams, writers and places.
+func (g *signer) spans() (spans []signedSpan, entries uint64) {
+	g.trails.mu.Lock()
+	all := make([]*chain, 0, len(g.trails.streams))
+	for _, c := range g.trails.streams {
+		all = append(all, c)
+	}
+	g.trails.mu.Unlock()
+	for _, c := range all {
+		if c.unsigned == nil {
+			continue
+		}
+		for writer, runs := range c.unsigned.take() {
+			for _, run := range runs {
+				var t tree
+				for _, l := range run.links {
+					t.add(hashLeaf(l[:]))
+				}
+				spans = append(spans, signedSpan{name: c.name, writer: writer, first: run.first, count: t.size, root: t.root()})
+				entries += t.size
+			}
+		}
+	}
+	slices.SortFunc(spans, signedSpan.compare)
+	return spans, entries
+}
+
+// make signs what there is and hands it to the places. Nothing is made where there is nothing to say.
+func (g *signer) make(ctx context.Context, trim time.Time, last bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended {
+		return errors.New("sign audit trail: the log is closed")
+	}
+	var seen []seenLog
+	if g.seq == 0 {
+		// Where others' logs are, before the first checkpoint. Without an answer it is made all the same when the process ends.
+		var err error
+		if seen, err = g.lookup(ctx); err != nil && !last {
+			return err
+		}
+	}
+	now := g.now()
+	spans, entries := g.spans()
+	if entries == 0 && trim.IsZero() && (g.seq == 0 || !last && now.Sub(g.last).Abs() < signSilence) {
+		return nil
+	}
+	c := &Checkpoint{
+		Log: g.log, Seq: g.seq + 1, Time: fromMillis(now.UnixMilli()), Entries: entries, Last: last, TrimBefore: trim, KeyID: g.cfg.Keys.id,
+		root: rootOf(leavesOf(spans)), spans: spans, packed: packSpans(spans), prev: g.prev, seen: seen,
+	}
+	c.spansHash = sha256.Sum256(c.packed)
+	message := c.message()
+	c.signature = g.cfg.Keys.sign(message)
+	line, err := c.line(true)
+	if err != nil {
+		return err
+	}
+	g.seq, g.prev, g.last, g.ended = c.Seq, sha256.Sum256(message), now, last
+	for _, p := range g.places {
+		p.add(line, now)
+	}
+	return nil
+}
+
+// sayTrim signs that entries older than that may be dropped, and returns when that is at every place: what is dropped is said before.
+func (g *signer) sayTrim(ctx context.Context, before time.Time) error {
+	g.mu.Lock()
+	said := !g.trimmed.Before(before)
+	g.mu.Unlock()
+	if said {
+		return nil
+	}
+	if err := g.make(ctx, before, false); err != nil {
+		return err
+	}
+	if err := g.flush(ctx); err != nil {
+		return fmt.Errorf("publish that events will be dropped: %w", err)
+	}
+	g.mu.Lock()
+	g.trimmed = before
+	g.mu.Unlock()
+	return nil
+}
+
+// flush hands everything that waits to its place.
+func (g *signer) flush(ctx context.Context) error {
+	errs := make([]error, len(g.places))
+	var group sync.WaitGroup
+	for i, p := range g.places {
+		group.Go(func() { errs[i] = p.flush(ctx) })
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// run makes checkpoints until ctx ends.
+func (g *signer) run(ctx context.Context, failed func(error)) {
+	var places sync.WaitGroup
+	defer places.Wait()
+	for _, p := range g.places {
+		places.Go(func() { p.run(ctx) })
+	}
+	tick := time.NewTicker(g.cfg.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		trip, cancel := context.WithTimeout(ctx, publishTime)
+		if err := g.make(trip, time.Time{}, false); err != nil && ctx.Err() == nil {
+			failed(err)
+		}
+		cancel()
+	}
+}
+
+// end signs what is left and publishes it, for a few seconds at most. Nothing is appended any more.
+func (g *signer) end() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lastPublish)
+	defer cancel()
+	g.mu.Lock()
+	ended := g.ended
+	g.mu.Unlock()
+	if ended {
+		return nil
+	}
+	return errors.Join(g.make(ctx, time.Time{}, true), g.flush(ctx))
+}
