@@ -84,13 +84,17 @@ func (a *app) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	signing, err := c.Audit.signing()
+	if err != nil {
+		return err
+	}
 	a.forms = newFormGate(c.StoredForm, cfg.Ephemeral, func(ctx context.Context) ([]broker.Replica, time.Time, error) { return a.store.AllReplicas(ctx) }, time.Now)
 	if a.store, err = vault.New(vault.Config{
 		Compact: a.forms.open,
 		Confirm: c.RedisOpts.WaitReplicas > 0 || c.RedisOpts.WaitDisk, Count: counted,
 		Backend: a.backend, Keyset: cfg.Keyset, ReloadKeyset: a.reloadKeyset, SpoolDir: c.SpoolDir, Orphan: a.revokeOrphan,
-		Retention: c.Retention,
-		Now:       time.Now, Random: rand.Reader, Log: cfg.Log,
+		Retention: c.Retention, Signing: signing,
+		Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
 		return err
 	}
@@ -183,7 +187,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	router.RouteNotFound("/*", pages.NotFound)
 	a.handler = cfg.Telemetry.instrument(router)
 	a.ready = &readiness{checks: []readyCheck{
-		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory}, {name: "spool", run: a.checkSpool},
+		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory}, {name: "spool", run: a.checkSpool}, {name: "audit", run: a.checkAudit},
 		{name: "keyset", run: func(context.Context) trouble { return trouble{} }}, // opened, or there were no app
 	}}
 	return nil

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 	"time"
@@ -13,10 +12,14 @@ import (
 
 type auditCommand struct {
 	Verify auditVerifyCommand `cmd:"" help:"Walk the audit trail; name the first event that was changed, dropped or reordered."`
+	Key    auditKeyCommand    `cmd:"" help:"Make the keys that sign the audit trail, and print their public halves."`
 }
 
 type auditVerifyCommand struct {
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+	Config      string   `placeholder:"FILE" help:"The configuration file."`
+	Checkpoints []string `placeholder:"FILE" help:"Files with checkpoints that were published outside of Redis, beside those that the configuration names."`
+	Key         []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them, beside those in audit.signing_key."`
+	Strict      bool     `help:"Take entries that no checkpoint has, although later ones are signed, for tampered with."`
 }
 
 // verifyTimeout bounds a walk over the whole trail; a long one has millions of entries.
@@ -24,36 +27,57 @@ const verifyTimeout = 12 * time.Hour
 
 // Run reads only; brokers may run meanwhile.
 func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
-	cfg, err := LoadConfig(c.Config, con.env)
+	if c.Config == "" {
+		return &usageError{"--config is needed; see tokenbroker audit verify --help"}
+	}
+	trail, err := openTrail(c.Config, con)
 	if err != nil {
 		return err
 	}
-	log := newLogger(con.err, cfg.LogLevel)
-	adoptLibraryLogs(log)
-	backend, err := redisstore.New(cfg.redisStore())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = backend.Close() }()
-	// Without a spool: that belongs to the broker that runs.
-	store, err := vault.New(vault.Config{Backend: backend, Keyset: cfg.Keys, Now: time.Now, Random: rand.Reader, Log: log})
-	if err != nil {
-		return err
-	}
-	defer store.Close()
+	defer trail.close()
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
 	// A store that does not answer is an error at once, not after the patience that a long walk has.
-	if err := firstAnswer(ctx, backend); err != nil {
+	if err := firstAnswer(ctx, trail.backend); err != nil {
 		return err
 	}
-	report, err := store.Verify(ctx)
+	keys, err := trail.keys(c.Key)
+	if err != nil {
+		return err
+	}
+	var report vault.Report
+	if len(keys) == 0 {
+		if len(c.Checkpoints) > 0 {
+			return &usageError{"--checkpoints needs the public key that they are signed with: --key, or audit.signing_key in the configuration"}
+		}
+		report, err = trail.store.Verify(ctx)
+	} else {
+		var sources []vault.CheckpointSource
+		if sources, err = trail.checkpoints(c.Checkpoints, con); err != nil {
+			return err
+		}
+		report, err = trail.store.VerifySigned(ctx, keys, sources)
+	}
 	if err != nil {
 		return fmt.Errorf("the trail could not be read to its end: %w", err)
 	}
+	if s := report.Signed; s != nil && s.Unsigned > 0 {
+		what := fmt.Sprintf("%s no checkpoint, although later ones are signed, the first event is %s: a broker that was killed leaves what it wrote in its last seconds, and so does who writes with the keyset alone",
+			counted(s.Unsigned, "entry has", "entries have"), s.FirstUnsigned.Place())
+		if c.Strict {
+			report.Faults = append(report.Faults, vault.Fault{Stream: s.FirstUnsigned.Stream, Entry: s.FirstUnsigned.Entry, Event: s.FirstUnsigned.Event, What: "forged: " + what})
+		} else {
+			_, _ = fmt.Fprintln(con.out, "note:", what)
+		}
+	}
+	return told(con, report)
+}
+
+// told prints what verifying found.
+func told(con *console, report vault.Report) error {
 	if len(report.Faults) == 0 {
-		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s\n",
-			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), dropped(report.Dropped))
+		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s%s\n",
+			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), signedText(report.Signed), dropped(report.Dropped))
 		return nil
 	}
 	// What nobody but a tamperer does comes first.
@@ -76,6 +100,13 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 	}
 	return fmt.Errorf("the audit trail was tampered with: the first bad event is %s: %s; what lies behind it in that stream was not looked at; %s in all",
 		first.Place(), first.What, all)
+}
+
+func signedText(s *vault.SignedReport) string {
+	if s == nil {
+		return ""
+	}
+	return fmt.Sprintf("; %s as %s of %s, signed, have them", counted(s.Entries, "entry is", "entries are"), count(s.Checkpoints, "checkpoint"), count(s.Logs, "log"))
 }
 
 func firstAnswer(ctx context.Context, backend *redisstore.Store) error {

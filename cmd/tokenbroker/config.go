@@ -55,6 +55,8 @@ type Config struct {
 	StoredForm int
 	// Retention is how long audit events are kept; the zero value: for good.
 	Retention vault.Retention
+	// Audit is what is done about the audit trail beside that.
+	Audit AuditConfig
 
 	// Notes are not problems, but the operator should know them.
 	Notes []string
@@ -138,7 +140,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg.EarlyRefreshes = o.number("early_refreshes", 16, 0, 1000)
 	cfg.RefreshesAtOnce = o.number("refreshes_at_once", 128, 1, 256)
 	cfg.StoredForm = o.number("stored_form", 0, 1, knownForms)
-	cfg.Retention = o.retention()
+	cfg.Retention, cfg.Audit = o.audit(cfg.Keyset.KEK)
 
 	cfg.Connectors = o.connectors()
 	cfg.Providers = o.providers(cfg.Connectors)

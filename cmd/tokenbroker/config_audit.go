@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"tokenbroker/broker"
 	"tokenbroker/vault"
 )
 
@@ -16,18 +19,107 @@ const (
 	leastEntries, mostEntries = 100_000, 1_000_000_000_000
 )
 
+// AuditConfig is what is done about the audit trail beside keeping it.
+type AuditConfig struct {
+	// Signing are the keys that sign it; nil: it is not signed.
+	Signing *vault.SigningKeys
+	// CheckpointEvery is how often that is done; default 10 s.
+	CheckpointEvery time.Duration
+	// PublishFile and PublishWebhook get each checkpoint, outside of Redis; "": nobody does.
+	PublishFile    string
+	PublishWebhook broker.Secret // a URL, whose path may be a secret
+}
+
+// audit reads audit. What is left out is not done; kek is what wraps the signing key.
+func (o object) audit(kek string) (vault.Retention, AuditConfig) {
+	var keep vault.Retention
+	var cfg AuditConfig
+	n := o.get("audit")
+	if n == nil {
+		return keep, cfg
+	}
+	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish")
+	if !ok {
+		return keep, cfg
+	}
+	cfg.CheckpointEvery = audit.duration("checkpoint_every", 10*time.Second, time.Second, time.Minute)
+	if file := audit.text("signing_key", "", anyPath); file != "" {
+		cfg.Signing = audit.openSigning(o.s.path(file), kek)
+	} else {
+		for _, key := range []string{"publish", "checkpoint_every"} {
+			if n := audit.get(key); n != nil {
+				audit.fail(key, "", n, "has no use without audit.signing_key; make one: tokenbroker audit key --create --file audit-key.json --kek env:TOKENBROKER_KEK")
+			}
+		}
+	}
+	audit.publish(&cfg)
+	return audit.retention(), cfg
+}
+
+// openSigning opens the file for real, as openKeyset does.
+func (o object) openSigning(file, reference string) *vault.SigningKeys {
+	content, err := readSigningFile(file, o.s.env)
+	if err != nil {
+		o.fail("signing_key", ":", o.get("signing_key"), "%s", err)
+		return nil
+	}
+	if reference == "" {
+		return nil // a problem of keyset.kek, which is reported
+	}
+	kek, err := parseKEK(reference, o.s.env)
+	if err != nil {
+		return nil // likewise
+	}
+	keys, err := vault.OpenSigningKeys(content, kek)
+	if err != nil {
+		o.fail("signing_key", ":", o.get("signing_key"), "%s: %s", file, err)
+	}
+	return keys
+}
+
+// publish reads where checkpoints go.
+func (o object) publish(cfg *AuditConfig) {
+	n := o.get("publish")
+	if n == nil {
+		return
+	}
+	p, ok := o.s.object(n, "audit.publish", "file", "webhook")
+	if !ok {
+		return
+	}
+	if file := p.text("file", "", anyPath); file != "" {
+		cfg.PublishFile = o.s.path(file)
+	}
+	if hook, given := p.secret("webhook"); given {
+		if err := outboundURL(hook.Reveal()); err != nil {
+			p.fail("webhook", "", p.get("webhook"), "%s", err)
+		}
+		cfg.PublishWebhook = hook
+	}
+	if p.get("file") == nil && p.get("webhook") == nil {
+		o.fail("publish", "", n, "must say where: file, webhook, or both")
+	}
+}
+
+// outboundURL accepts an address that requests of the broker's own go to. Its complaints don't repeat it: it may hold a secret.
+func outboundURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("must be a URL such as https://audit.example.com/checkpoints")
+	case u.User != nil || u.Fragment != "":
+		return errors.New("must have neither a user name nor a fragment")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return errors.New("must be https:// (http:// is for loopback only)")
+	}
+	return nil
+}
+
 // retention reads audit.retention. What is left out is no reason to drop anything.
 func (o object) retention() vault.Retention {
 	var keep vault.Retention
-	n := o.get("audit")
+	n := o.get("retention")
 	if n == nil {
-		return keep
-	}
-	audit, ok := o.s.object(n, "audit", "retention")
-	if !ok {
-		return keep
-	}
-	if n = audit.get("retention"); n == nil {
 		return keep
 	}
 	r, ok := o.s.object(n, "audit.retention", "age", "entries")

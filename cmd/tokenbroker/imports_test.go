@@ -35,7 +35,8 @@ var rooms = []struct {
 	{"web", []string{"broker"}},
 	{"vault", []string{"broker"}},
 	{"providers", []string{"broker"}},
-	{"cmd", []string{"broker", "api", "web", "vault", "providers", "cmd"}},
+	{"sinks", []string{"broker"}},
+	{"cmd", []string{"broker", "api", "web", "vault", "providers", "sinks", "cmd"}},
 }
 
 // libraries may be imported only in these folders; a folder with a dot at its end excludes those below it. Programs of

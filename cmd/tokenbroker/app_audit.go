@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"tokenbroker/providers"
+	"tokenbroker/sinks"
+	"tokenbroker/vault"
+)
+
+// signing is how the trail is signed and where that is published.
+func (c AuditConfig) signing() (vault.Signing, error) {
+	out := vault.Signing{Keys: c.Signing, Interval: c.CheckpointEvery}
+	if c.Signing == nil {
+		return vault.Signing{}, nil
+	}
+	if c.PublishFile != "" {
+		out.Publishers = append(out.Publishers, sinks.NewFile(c.PublishFile))
+	}
+	if !c.PublishWebhook.IsZero() {
+		hook, err := sinks.NewWebhook(c.PublishWebhook.Reveal(), providers.NewOutbound(nil))
+		if err != nil {
+			return vault.Signing{}, err
+		}
+		out.Publishers = append(out.Publishers, hook)
+	}
+	return out, nil
+}
+
+// publishPatience is how long a checkpoint may wait before /readyz tells of it.
+const publishPatience = time.Minute
+
+// checkAudit tells where checkpoints of the audit trail do not arrive. The process serves all the same: they wait, and what they are about is
+// in the chain.
+func (a *app) checkAudit(context.Context) trouble {
+	var wrong []string
+	for _, p := range a.store.Published() {
+		if p.Waiting > 0 && p.Failure != nil && time.Since(p.Oldest) > publishPatience {
+			wrong = append(wrong, fmt.Sprintf("%s of the audit trail can't be published to %s, the oldest since %s: %v",
+				count(p.Waiting, "checkpoint"), p.To, p.Oldest.UTC().Format(time.RFC3339), p.Failure))
+		}
+	}
+	return trouble{text: strings.Join(wrong, "; "), serves: true}
+}

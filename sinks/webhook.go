@@ -1,0 +1,71 @@
+package sinks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+)
+
+// Webhook posts lines to a URL.
+type Webhook struct {
+	url    string
+	host   string
+	client *http.Client
+}
+
+// NewWebhook makes one; the client decides which addresses may be dialled, and must follow no redirect.
+func NewWebhook(address string, client *http.Client) (*Webhook, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || client == nil {
+		return nil, errors.New("sinks: a webhook needs a URL and a client")
+	}
+	return &Webhook{url: address, host: u.Host, client: client}, nil
+}
+
+// Name is for operators; the path may be a secret.
+func (w *Webhook) Name() string { return "webhook " + w.host }
+
+// Publish posts one line as JSON.
+func (w *Webhook) Publish(ctx context.Context, line []byte) error {
+	return w.post(ctx, "application/json", append(bytes.Clone(line), '\n'))
+}
+
+// Append posts lines as JSON Lines.
+func (w *Webhook) Append(ctx context.Context, lines [][]byte) error {
+	return w.post(ctx, "application/jsonl", append(bytes.Join(lines, []byte{'\n'}), '\n'))
+}
+
+// maxAnswer is how much of an answer is read: nothing in it counts.
+const maxAnswer = 64 << 10
+
+func (w *Webhook) post(ctx context.Context, kind string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("post to %s: the URL is not usable", w.Name())
+	}
+	req.Header.Set("Content-Type", kind)
+	resp, err := w.client.Do(req)
+	if err != nil {
+		var with *url.Error
+		if errors.As(err, &with) {
+			err = with.Err // which names no path
+		}
+		return fmt.Errorf("post to %s: %w", w.Name(), err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return fmt.Errorf("post to %s: it answered %d", w.Name(), resp.StatusCode)
+	}
+	return nil
+}
+
+// Close ends idle connections.
+func (w *Webhook) Close() error {
+	w.client.CloseIdleConnections()
+	return nil
+}
