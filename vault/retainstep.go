@@ -51,7 +51,8 @@ func (r *retainer) prepare(ctx context.Context, d dueStream, rule string) (*trim
 	// An id is no proof of age: of a chain's last entry nothing attests it, so whoever writes to the store could give a fresh one an
 	// old id, and have it dropped here, with a cut that says so. Its own time is sealed, and never later than its id by more than clocks differ.
 	var fresh *Fault
-	w.seen = func(id streamID, entry storedEntry) {
+	w.seen = func(good goodEntry) {
+		id, entry := good.id, good.entry
 		if entry.Time > int64(id.ms)+timeSlack.Milliseconds() && entry.Type != string(broker.EventTrailTrimmed) && fresh == nil {
 			fresh = &Fault{Entry: id.String(), After: w.last, What: "reordered: the entry is later than its stream id says"}
 		}

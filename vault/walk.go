@@ -20,7 +20,7 @@ type walk struct {
 	lost    []Fault
 	cut     *cut // where the stream begins
 	// seen, if set, hears of each good entry.
-	seen func(id streamID, entry storedEntry)
+	seen func(goodEntry)
 	// signed, if set, is what signed checkpoints say of the stream.
 	signed *signedStream
 
@@ -40,6 +40,16 @@ type writerWalk struct {
 	lost      uint64    // up to this place its entries are known to be missing
 	base      uint64    // up to this place its entries were dropped because of their age (cut.go)
 	gone      bool      // and there are none behind it
+}
+
+// goodEntry is an entry that is as it was written.
+type goodEntry struct {
+	id       streamID
+	meta     meta
+	before   link // of the entry before it in its chain
+	unlinked []byte
+	payload  []byte
+	entry    storedEntry
 }
 
 // placed is an entry that was good.
@@ -174,6 +184,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	if want := writer.wanted; want != nil && want.seq == m.seq && want.link != m.link {
 		return bad("changed: the head names another entry in its place")
 	}
+	before := writer.at.link
 	writer.at = position{writer: m.writer, seq: m.seq, link: m.link}
 	writer.places[m.seq] = placed{id: id, link: m.link}
 	writer.lastID = e.ID
@@ -186,7 +197,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		w.signed.entry(m, id, events[0].ID)
 	}
 	if w.seen != nil {
-		w.seen(id, entry)
+		w.seen(goodEntry{id: id, meta: m, before: before, unlinked: unlinked, payload: payload, entry: entry})
 	}
 	return nil
 }
