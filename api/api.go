@@ -26,9 +26,15 @@ type Service interface {
 	Admission
 }
 
-// Admission tells whether a client that was authenticated may do anything now.
+// Admission tells whether who asks may do anything now.
 type Admission interface {
+	// AdmitClient is about a client that was authenticated.
 	AdmitClient(ctx context.Context, caller broker.Caller) error
+	// AdmitRequest and AdmitSubject are the error for one request too many. They wait for nothing.
+	AdmitRequest(caller broker.Caller) error
+	AdmitSubject(caller broker.Caller, subject string) error
+	// AdmitWrongKey is the error for one wrong API key too many; nil: its sender hears that it is wrong.
+	AdmitWrongKey(address string) error
 }
 
 // Tokens hands out access tokens.
@@ -95,8 +101,8 @@ type Config struct {
 	// Random makes request ids. It must be cryptographically secure and safe for concurrent use (crypto/rand.Reader).
 	Random io.Reader
 	Log    *slog.Logger
-	// ClientIP tells the address that a request came from, proxies considered. It is logged where a key was refused, and
-	// decides nothing. Left out: it is not logged.
+	// ClientIP tells the address that a request came from, proxies considered. It is logged where a key was refused; limits of
+	// wrong keys and of links count by it. Left out: neither.
 	ClientIP func(*http.Request) string
 	// Timeout bounds a whole request, what waits for a consent excepted. It must be longer than a refresh may take, so that a caller hears how it ended, and
 	// shorter than the server's WriteTimeout, which would cut the answer off. Default 50 s.

@@ -74,6 +74,9 @@ func (a *API) listConnections(ctx context.Context, in *request) (answer, error) 
 	if f.err != nil {
 		return answer{}, f.err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, q.Subject); err != nil {
+		return answer{}, err
+	}
 	list, next, err := a.cfg.Service.ListConnections(ctx, in.caller, q)
 	if err != nil {
 		return answer{}, err

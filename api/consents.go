@@ -73,6 +73,9 @@ func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, req.Subject); err != nil {
+		return answer{}, err
+	}
 	view, link, err := a.cfg.Service.CreateConsent(ctx, in.caller, req)
 	if err != nil {
 		return answer{}, err
@@ -156,6 +159,9 @@ func (a *API) completeConsent(ctx context.Context, in *request) (answer, error) 
 	f.code(body.Code)
 	if f.err != nil {
 		return answer{}, f.err
+	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
+		return answer{}, err
 	}
 	conn, err := a.cfg.Service.CompleteConsent(ctx, in.caller, id,
 		broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code), Replace: body.Replace})

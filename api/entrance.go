@@ -27,18 +27,27 @@ type request struct {
 	caller  broker.Caller
 	match   match
 	query   map[string]string
-	began   int // the status of an answer that a handler has begun to write itself
+	from    func(*http.Request) string // api.Config.ClientIP
+	began   int                        // the status of an answer that a handler has begun to write itself
 }
 
 // param returns a path parameter, decoded. A value that cannot be decoded does not occur: net/http refused it.
 func (in *request) param(name string) string { return unescape(in.match.param(name)) }
+
+// Address is part of broker.Origin.
+func (in *request) Address() string {
+	if in.from == nil {
+		return ""
+	}
+	return in.from(in.http)
+}
 
 // ServeHTTP answers one request of the API.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := a.cfg.Now()
 	ctx := broker.Bound(r.Context(), a.cfg.Timeout)
 	defer ctx.End()
-	in := &request{http: r, writer: w, traceID: traceID(ctx)}
+	in := &request{http: r, writer: w, traceID: traceID(ctx), from: a.cfg.ClientIP}
 	in.bodyDeadline(a.cfg.BodyTimeout)
 	ans, err := a.run(ctx, in)
 	status := a.write(ctx, in, ans, err)
@@ -58,9 +67,15 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 	}
 	client, err := a.keys.authenticate(in.http.Header)
 	if err != nil {
+		if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
+			return answer{}, slow
+		}
 		return answer{}, err
 	}
-	in.caller = broker.Caller{Client: client, RequestID: in.id, TraceID: in.traceID}
+	in.caller = broker.Caller{Client: client, RequestID: in.id, TraceID: in.traceID, Origin: in}
+	if err := a.cfg.Service.AdmitRequest(in.caller); err != nil {
+		return answer{}, err
+	}
 	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
 	if err := in.match.check(); err != nil {
 		return answer{}, err
@@ -160,7 +175,7 @@ func (a *API) record(ctx context.Context, in *request, status int, err error, to
 	if err != nil {
 		line.AddAttrs(slog.String("error", string(explain(err, "").body.Error)))
 	}
-	if status == http.StatusUnauthorized && a.cfg.ClientIP != nil {
+	if (status == http.StatusUnauthorized || in.caller.Client.ID == "") && a.cfg.ClientIP != nil {
 		line.AddAttrs(slog.String("client_ip", a.cfg.ClientIP(in.http)))
 	}
 	_ = a.cfg.Log.Handler().Handle(ctx, line)

@@ -73,6 +73,9 @@ func (a *API) listEvents(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, q.Filter.Subject); err != nil {
+		return answer{}, err
+	}
 	list, next, err := a.cfg.Service.ListEvents(ctx, in.caller, q)
 	if err != nil {
 		return answer{}, err

@@ -41,6 +41,9 @@ type fakeService struct {
 	t *testing.T
 
 	admit             func(broker.Caller) error
+	admitRequest      func(broker.Caller) error
+	admitSubject      func(subject string) error
+	admitWrongKey     func(address string) error
 	issueToken        func(broker.TokenRequest) (broker.Token, error)
 	createConsent     func(broker.ConsentRequest) (broker.ConsentView, broker.ConsentLink, error)
 	consentStatus     func(id string) (broker.ConsentView, error)
@@ -97,6 +100,24 @@ func (f *fakeService) IssueToken(ctx context.Context, c broker.Caller, r broker.
 func (f *fakeService) AdmitClient(_ context.Context, c broker.Caller) error {
 	if f.admit != nil {
 		return f.admit(c)
+	}
+	return nil
+}
+func (f *fakeService) AdmitRequest(c broker.Caller) error {
+	if f.admitRequest != nil {
+		return f.admitRequest(c)
+	}
+	return nil
+}
+func (f *fakeService) AdmitSubject(_ broker.Caller, subject string) error {
+	if f.admitSubject != nil {
+		return f.admitSubject(subject)
+	}
+	return nil
+}
+func (f *fakeService) AdmitWrongKey(address string) error {
+	if f.admitWrongKey != nil {
+		return f.admitWrongKey(address)
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ func (a *API) createPortal(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
+		return answer{}, err
+	}
 	view, link, err := a.cfg.Service.CreatePortal(ctx, in.caller, broker.PortalRequest{Subject: body.Subject, ReturnTo: body.ReturnTo, State: body.State})
 	if err != nil {
 		return answer{}, err
@@ -89,6 +92,9 @@ func (a *API) completePortal(ctx context.Context, in *request) (answer, error) {
 	f.code(body.Code)
 	if f.err != nil {
 		return answer{}, f.err
+	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
+		return answer{}, err
 	}
 	entrance, err := a.cfg.Service.CompletePortal(ctx, in.caller, id, broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code)})
 	if err != nil {

@@ -24,6 +24,9 @@ func (a *API) subjectConnectors(ctx context.Context, in *request) (answer, error
 	if err != nil {
 		return answer{}, err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, subject); err != nil {
+		return answer{}, err
+	}
 	list, err := a.cfg.Service.SubjectConnectors(ctx, in.caller, subject)
 	if err != nil {
 		return answer{}, err

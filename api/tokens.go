@@ -68,6 +68,9 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
+	if err := a.cfg.Service.AdmitSubject(in.caller, req.Subject); err != nil {
+		return answer{}, err
+	}
 	token, err := a.cfg.Service.IssueToken(ctx, in.caller, req)
 	if err != nil {
 		return answer{}, err

@@ -102,6 +102,8 @@ type Consent struct {
 	Device DeviceFlow
 	// Login is set with binding "login", by each start.
 	Login LoginRun
+	// From is the address that the request for it came from, as Network has it: its place among the pending ones is found by it.
+	From string
 
 	// Version grows by one with every write; a write names the version it was made from. 0: not stored yet.
 	Version int64

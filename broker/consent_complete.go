@@ -337,6 +337,7 @@ func (s *Service) connect(ctx context.Context, consent Consent, old Connection, 
 		return Connection{}, err
 	}
 	s.followers.wake(done.ID)
+	s.leavePlaces(ctx, done)
 	s.unmark(ctx, s.revokedTogether(next.Connector, next.Account), done.ID)
 	s.listen(ctx, stored)
 	s.telemetry.consent(ctx, done.Connector, done.Status)

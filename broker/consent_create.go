@@ -141,6 +141,9 @@ func (s *Service) newConsent(ctx context.Context, caller Caller, req ConsentRequ
 	if err != nil {
 		return Consent{}, err
 	}
+	if err := s.admitConsent(ctx, caller, consent); err != nil {
+		return Consent{}, err
+	}
 	entry, err := s.consentEntry(ctx, consent, EventConsentCreated, consent.Scopes, "ok", "")
 	if err != nil {
 		return Consent{}, serverError(err)
@@ -167,6 +170,7 @@ func (s *Service) draftConsent(ctx context.Context, caller Caller, req ConsentRe
 		Tenant: caller.Client.Tenant, Client: caller.Client.ID, Subject: req.Subject, Actor: req.Actor, Connector: asked.connector.ID,
 		Scopes: asked.scopes, Added: asked.scopes, Connection: req.Connection, Binding: bindingOf(caller.Client, req.ReturnTo), ReturnTo: req.ReturnTo, State: req.State,
 		Status: ConsentPending, Deadline: now.Add(LinkLife), CreatedAt: now, RequestID: caller.RequestID, TraceID: caller.TraceID,
+		From: caller.from(),
 	}
 	if req.Connection != "" {
 		conn, err := s.namedConnection(ctx, caller, req)
@@ -204,10 +208,11 @@ func (s *Service) storeNew(ctx context.Context, consent Consent, once string, en
 	defer cancel()
 	stored, err := s.cfg.Consents.CreateConsent(storeCtx, consent, once, entries)
 	if errors.Is(err, ErrConflict) {
+		s.leavePlaces(ctx, consent)
 		return Consent{}, ErrConflict
 	}
 	if err != nil {
-		return Consent{}, storeError("store the consent", err)
+		return Consent{}, storeError("store the consent", err) // it may be there: its places end with its link
 	}
 	return stored, nil
 }

@@ -22,6 +22,9 @@ func (s *Service) updateConsent(ctx context.Context, consent Consent, entries ..
 	switch {
 	case err == nil:
 		s.followers.wake(stored.ID)
+		if stored.Status.isOver() {
+			s.leavePlaces(ctx, stored)
+		}
 		if len(entries) > 0 { // else a code is spent or a claim is taken
 			s.telemetry.consent(ctx, stored.Connector, stored.Status)
 		}

@@ -88,10 +88,14 @@ func (s *Service) createDevice(ctx context.Context, caller Caller, req ConsentRe
 	if err != nil {
 		return Consent{}, err
 	}
+	if err := s.admitConsent(ctx, caller, consent); err != nil {
+		return Consent{}, err
+	}
 	upCtx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
 	begun, err := s.cfg.Upstream.BeginDevice(upCtx, consent.Connector, consent.Scopes)
 	cancel()
 	if err != nil {
+		s.leavePlaces(ctx, consent)
 		return Consent{}, s.upstreamFault(ctx, consent.Connector, err)
 	}
 	now := s.cfg.Now().UTC()

@@ -46,6 +46,7 @@ type Error struct {
 	MaxTTL     time.Duration    // ttl_unavailable
 	AtLogin    bool             // provider_misconfigured, provider_unavailable: it is the tenant's own OpenID Provider
 	Disabled   SwitchKind       // access_denied: what an operator disabled
+	Limited    bool             // slow_down: by one of Limits, which is on record by the minute and not by the request
 	RetryAfter time.Duration    // slow_down, provider_unavailable, temporarily_unavailable
 }
 

@@ -111,6 +111,9 @@ func (s *Service) CreatePortal(ctx context.Context, caller Caller, req PortalReq
 	if err := s.hasRoom(); err != nil {
 		return PortalView{}, PortalLink{}, err
 	}
+	if err := s.admitLink(caller); err != nil {
+		return PortalView{}, PortalLink{}, err
+	}
 	if err := s.mayGoOn(ctx, req.Subject, switched{tenant: caller.Client.Tenant, client: caller.Client.ID}); err != nil {
 		return PortalView{}, PortalLink{}, s.refusedWith(ctx, s.entry(caller, EventPortalRefused, req.Subject, "", ""), ScopeSet{}, err)
 	}

@@ -37,6 +37,22 @@ type Caller struct {
 	TraceID   string // W3C trace id in hex; empty when there is none
 	// Portal is set where a user asks, on the page "My connections": the visit (portal.go). Client is the visit's then.
 	Portal string
+	// Origin is where the request came from; nil: not known. It is asked only where a limit counts by it.
+	Origin Origin
+}
+
+// Origin tells where a request came from.
+type Origin interface {
+	// Address is that of whoever called, as the operator's trusted proxies report it; "": not known.
+	Address() string
+}
+
+// from is the caller's address as limits count it.
+func (c Caller) from() string {
+	if c.Origin == nil {
+		return ""
+	}
+	return Network(c.Origin.Address())
 }
 
 type requestIDKey struct{}

@@ -58,6 +58,11 @@ type Config struct {
 	Replicas    Replicas
 	StoreHealth StoreHealth
 	Backlogs    Backlogs
+	// Limits bounds what callers of the API may do; the zero value: nothing does. SharedRates lets replicas count together; without it
+	// each counts for itself. Places counts pending consents; without it they have no cap.
+	Limits      Limits
+	SharedRates SharedRates
+	Places      Places
 	// Client returns a configured client by id; required. A client that is gone from the configuration asks for nothing more.
 	Client func(id string) (Client, bool)
 
@@ -119,6 +124,8 @@ type Service struct {
 	listening, noticed lately // notice.go
 	strangers, starts  lately // trail.go: what whoever has a link may write
 	silences           silences
+	limiter            *limiter
+	refusals           limitRefusals
 	creating           chan struct{} // holds a value while a tenant's connector is made
 
 	jobWake   chan struct{} // holds a value when there may be a job to run
@@ -164,7 +171,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, telemetry: t, pulse: newPulse(cfg), killed: make(chan struct{}), early: newEarly(), followers: newFollowers(func(more int64) { t.followers.Add(context.Background(), more) }), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1), jobWake: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, telemetry: t, pulse: newPulse(cfg), killed: make(chan struct{}), early: newEarly(), limiter: newLimiter(cfg.Limits), followers: newFollowers(func(more int64) { t.followers.Add(context.Background(), more) }), connectorTurn: make(chan struct{}, 1), creating: make(chan struct{}, 1), jobWake: make(chan struct{}, 1)}
 	s.refresher = newRefresher(s)
 	s.unwatch, err = watchCircuits(cfg.Connectors, func(connector string, why trouble) bool {
 		return s.refresher.circuits.open(s.refresher.lineOf(connector), why)
@@ -203,6 +210,7 @@ func (s *Service) Drain(ctx context.Context) error {
 		late = ctx.Err()
 	}
 	s.flushPulse(ctx)
+	s.flushRefusals(ctx)
 	return late
 }
 
@@ -213,6 +221,13 @@ func (s *Service) flushPulse(ctx context.Context) {
 	if err := s.pulse.flush(ctx, true); err != nil {
 		s.cfg.Log.InfoContext(ctx, "the last counts for the dashboard's charts were not written", "error", err)
 	}
+}
+
+// flushRefusals records what limits refused since the last time, for a second at most.
+func (s *Service) flushRefusals(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	s.recordRefusals(ctx, true)
 }
 
 // enter announces detached work; false: the service is draining. Each true needs one leave.

@@ -31,6 +31,7 @@ type telemetry struct {
 	circuits  metric.Int64Counter
 	grants    metric.Int64Counter
 	followers metric.Int64UpDownCounter
+	limits    metric.Int64Counter
 }
 
 func newTelemetry(known func(string) bool) (telemetry, error) {
@@ -55,6 +56,9 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	if t.followers, err = meter.Int64UpDownCounter("tokenbroker.consent.followers", metric.WithDescription("Calls that wait for the status of a consent; 1000 at most.")); err != nil {
+		return t, fmt.Errorf("make a counter: %w", err)
+	}
+	if t.limits, err = meter.Int64Counter("tokenbroker.limit.refused", metric.WithDescription("Requests that a limit refused, by limit.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
 	if t.grants, err = meter.Int64Counter("tokenbroker.grants.ended", metric.WithDescription("Grants found to be over at a refresh, so that their users must consent again, by reason.")); err != nil {
@@ -197,6 +201,11 @@ func watchLanes(connectors Connectors, load func(connector string) (running, wai
 
 func (t telemetry) consent(ctx context.Context, connector string, status ConsentStatus) {
 	t.consents.Add(ctx, 1, metric.WithAttributes(t.connector(connector), attribute.String("status", string(status))))
+}
+
+// limited counts what a limit refused. Who it was is for the trail: labels are of our own list alone.
+func (t telemetry) limited(ctx context.Context, limit limitKind) {
+	t.limits.Add(ctx, 1, metric.WithAttributes(attribute.String("limit", string(limit))))
 }
 
 func outcomeOf(err error) string {

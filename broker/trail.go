@@ -52,6 +52,9 @@ func (s *Service) refusedWith(ctx context.Context, entry Entry, scopes ScopeSet,
 	if !errors.As(cause, &public) {
 		public = serverError(cause)
 	}
+	if public.Limited {
+		return public // counted where it was refused
+	}
 	if public.Code == CodeTemporarilyUnavailable {
 		return public // the store is not well: a second write would only make the caller wait longer
 	}

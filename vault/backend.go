@@ -91,10 +91,11 @@ const (
 	CheckAbsent  CheckKind = "absent" // there is no such field
 	CheckFree    CheckKind = "free"   // absent, or a time in ms by the store's clock that is over
 	CheckAtMost  CheckKind = "most"   // a number, not greater than the value
+	CheckFewer   CheckKind = "fewer"  // Key is a sorted set with fewer members than the value whose score is not below Field
 	CheckApplied CheckKind = "done"   // if it has the value, the step was applied before: no more checks, no writes
 )
 
-// Check is a condition on a field of a hash.
+// Check is a condition on a field of a hash, or on a sorted set (CheckFewer).
 type Check struct {
 	Key   string
 	Field string

@@ -64,6 +64,7 @@ type storedConsent struct {
 	Claim          string            `json:"cm,omitempty"`
 	Device         *storedDevice     `json:"dv,omitempty"`
 	Login          *storedLogin      `json:"lg,omitempty"`
+	From           string            `json:"fr,omitempty"`
 }
 
 // storedLogin is a sign-in at a tenant's own OpenID Provider, as the record keeps it that it is for.
@@ -178,7 +179,7 @@ func storeConsent(c broker.Consent) storedConsent {
 		Verifier: c.Verifier.Reveal(), Fingerprint: c.Fingerprint, Issuer: c.Issuer,
 		IssuerRequired: c.IssuerRequired, ProviderCode: c.ProviderCode.Reveal(), CallbackParams: c.CallbackParams,
 		CompletionCode: c.CompletionCode.Reveal(), Attempts: c.Attempts, BusyUntil: millis(c.BusyUntil), Identified: c.Identified,
-		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: storeDevice(c.Device), Login: storeLogin(c.Login),
+		Result: c.Result, Account: storeAccount(c.Account), RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, From: c.From, Device: storeDevice(c.Device), Login: storeLogin(c.Login),
 	}
 	if c.Provisional != nil {
 		g := storeGrant(*c.Provisional)
@@ -196,7 +197,7 @@ func (c storedConsent) consent(version int64) broker.Consent {
 		BrowserDigest: c.BrowserDigest, StateDigest: c.StateDigest, Verifier: broker.NewSecret(c.Verifier), Fingerprint: c.Fingerprint,
 		Issuer: c.Issuer, IssuerRequired: c.IssuerRequired, ProviderCode: broker.NewSecret(c.ProviderCode), CallbackParams: c.CallbackParams, CompletionCode: broker.NewSecret(c.CompletionCode),
 		Attempts: c.Attempts, BusyUntil: fromMillis(c.BusyUntil), Identified: c.Identified, Result: c.Result, Account: c.Account.account(),
-		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, Device: c.Device.device(), Login: c.Login.login(), Version: version,
+		RequestID: c.RequestID, TraceID: c.TraceID, Claim: c.Claim, From: c.From, Device: c.Device.device(), Login: c.Login.login(), Version: version,
 	}
 	if c.Provisional != nil {
 		g := c.Provisional.grant()

@@ -105,6 +105,10 @@ func postingsKey(shard byte, day int64, rest string) string {
 func grantKey(hash []byte) string      { return hashedKey(hash, "g:") }
 func onceForAllKey(hash []byte) string { return hashedKey(hash, "n:") }
 
+// Limits: places of what is counted, and uses of what has a rate, in all replicas.
+func placesKey(hash []byte) string { return hashedKey(hash, "lp:") }
+func usesKey(hash []byte) string   { return hashedKey(hash, "lu:") }
+
 func hashedKey(hash []byte, kind string) string {
 	return prefix(hash[0]) + kind + base64.RawURLEncoding.EncodeToString(hash)
 }

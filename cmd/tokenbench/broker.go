@@ -106,6 +106,7 @@ redis: ${REDIS}
 keyset: {file: keyset.json, kek: "env:TOKENBROKER_KEK"}
 spool_dir: ${SPOOL}
 shutdown_delay: 0s
+limits: {client: &wide {rate: 10000000, pending_consents: 10000000}, tenant: *wide, subject: {rate: 10000000}, address: {pending_consents: 10000000}}
 dashboard:
   token_sha256: %[1]s
 clients:

@@ -153,6 +153,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		Cursors:     a.store,
 		Jobs:        a.store,
 		Counters:    a.store,
+		Limits:      c.Limits, SharedRates: a.store, Places: a.store,
 		Replicas:    a.store,
 		StoreHealth: storeHealth{a.backend, c.Volatile || cfg.Ephemeral},
 		Backlogs:    a.store,

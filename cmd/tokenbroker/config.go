@@ -58,6 +58,9 @@ type Config struct {
 	// Audit is what is done about the audit trail beside that.
 	Audit AuditConfig
 
+	// Limits bounds what callers of the API may do.
+	Limits broker.Limits
+
 	// Notes are not problems, but the operator should know them.
 	Notes []string
 }
@@ -74,6 +77,7 @@ type ClientConfig struct {
 	KeySHA256 [][32]byte
 	Login     *login.ClientConfig // where its users sign in at their organisation; nil: nowhere
 	Theme     web.Theme           // how the pages look for its users
+	Limits    *broker.Limit       // nil: those of every client
 }
 
 // LoadConfig reads and checks the file, and opens the keyset that it names. An error of type *configError lists all that
@@ -101,7 +105,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg := &Config{}
 	o, ok := s.object(root, "", "listen", "ops_listen", "public_url", "trusted_proxies", "redis", "allow_volatile_redis", "keyset",
 		"spool_dir", "dashboard", "clients", "connectors", "providers", "log_level", "shutdown_delay", "shutdown_timeout",
-		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes", "refreshes_at_once", "stored_form", "audit")
+		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes", "refreshes_at_once", "stored_form", "audit", "limits")
 	if !ok {
 		return cfg
 	}
@@ -144,7 +148,9 @@ func (s *source) config(root *yaml.Node) *Config {
 
 	cfg.Connectors = o.connectors()
 	cfg.Providers = o.providers(cfg.Connectors)
-	cfg.Clients = o.clients(cfg.Connectors)
+	cfg.Limits = o.limits()
+	cfg.Clients = o.clients(cfg.Connectors, cfg.Limits.Client)
+	cfg.addLimits(o)
 	cfg.Dashboard = o.dashboard(cfg.Clients)
 	return cfg
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // clients reads who may call the API. The connectors are read already.
-func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
+func (o object) clients(connectors []providers.ConnectorConfig, limits broker.Limit) []ClientConfig {
 	var out []ClientConfig
 	nodes, _ := o.list("clients")
 	firstID := map[string]int{}
 	firstKey := map[[32]byte]string{}
 	for i, n := range nodes {
 		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins",
-			"manage_connectors", "own_connectors", "login", "theme")
+			"manage_connectors", "own_connectors", "login", "theme", "limits")
 		if !ok {
 			continue
 		}
@@ -44,7 +44,7 @@ func (o object) clients(connectors []providers.ConnectorConfig) []ClientConfig {
 		client.ReturnTo, client.Origins = plain(returnTo), plain(origins)
 		login := c.login(id)
 		client.Login = login != nil
-		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Theme: c.theme()})
+		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Theme: c.theme(), Limits: c.ownLimits(limits)})
 	}
 	return out
 }

@@ -184,6 +184,7 @@ func (d *dev) config(address, ops, chat, issuer, secret string) (*Config, error)
 	return &Config{
 		Listen: address, OpsListen: ops, PublicURL: "http://" + address, Redis: broker.NewSecret("redis://" + d.redis.Addr() + "/0"),
 		Dashboard: DashboardConfig{TokenSHA256: hexDigest(d.operator)},
+		Limits:    defaultLimits(),
 		Clients: []ClientConfig{{
 			Client: broker.Client{
 				ID: devClientID, Name: devClientName, Tenant: devTenant,

@@ -105,6 +105,10 @@ func newHotHandler(t testing.TB) http.Handler {
 		cfg.Connectors = hotConnectors{"files": connector}
 		cfg.Client = func(id string) (broker.Client, bool) { return client, id == client.ID }
 		cfg.Log = log
+		cfg.Limits = defaultLimits() // as wide as a benchmark needs
+		for _, limit := range []*broker.Limit{&cfg.Limits.Client, &cfg.Limits.Tenant, &cfg.Limits.Subject} {
+			limit.Rate, limit.Burst = mostRate, 2*mostRate
+		}
 	})
 	others := make([]api.ClientKey, 0, 21)
 	for i := range 20 {

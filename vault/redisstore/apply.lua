@@ -87,7 +87,7 @@ end
 
 for i = 1, number() do
   local key, field, kind, value = KEYS[number()], take(), take(), take()
-  local have = redis.call('HGET', key, field)
+  local have = kind ~= 'fewer' and redis.call('HGET', key, field)
   local holds = false
   if kind == 'eq' then
     holds = have == value
@@ -99,6 +99,8 @@ for i = 1, number() do
     holds = not have or tonumber(have) < now
   elseif kind == 'most' then
     holds = have and tonumber(have) and tonumber(have) <= tonumber(value)
+  elseif kind == 'fewer' then
+    holds = redis.call('ZCOUNT', key, field, '+inf') < tonumber(value)
   elseif kind == 'done' then
     if have == value then return answer('applied', 0) end
     holds = true

@@ -25,7 +25,7 @@ func needed(key string) [][]any {
 		{"hget", key, "f"}, {"hmget", key, "f"}, {"hset", key, "f", "v"}, {"hdel", key, "f"}, {"hincrby", key, "f", "1"}, {"hkeys", key}, {"hgetall", key},
 		{"pexpire", key, "1"}, {"pexpireat", key, "1"}, {"persist", key}, {"del", key},
 		{"sadd", key, "m"}, {"smembers", key}, {"xadd", key, "*", "f", "v"}, {"xrange", key, "-", "+"}, {"xrevrange", key, "+", "-"},
-		{"zadd", key, "0", "m"}, {"zrem", key, "m"}, {"zrangebylex", key, "-", "+"}, {"zrangebyscore", key, "0", "1"},
+		{"zadd", key, "0", "m"}, {"zrem", key, "m"}, {"zrangebylex", key, "-", "+"}, {"zrangebyscore", key, "0", "1"}, {"zcount", key, "0", "1"},
 		{"zremrangebyrank", key, "0", "0"}, {"zremrangebyscore", key, "0", "0"},
 		{"scan", "0"}, {"ping"}, {"set", key, "1", "px", "1"},
 	}
@@ -34,7 +34,7 @@ func needed(key string) [][]any {
 // wanted are those without which the broker runs, and does less: all but the first are for what operators see.
 func (s *Store) wanted(key string) [][]any {
 	all := [][]any{
-		{"info", "replication"}, {"zrevrangebylex", key, "+", "-"}, {"zlexcount", key, "-", "+"}, {"zcount", key, "0", "1"},
+		{"info", "replication"}, {"zrevrangebylex", key, "+", "-"}, {"zlexcount", key, "-", "+"},
 		{"append", key, "v"}, {"strlen", key}, {"getrange", key, "0", "1"},
 		{"xlen", key}, {"xtrim", key, "MINID", "=", "0"},
 	}

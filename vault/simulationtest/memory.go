@@ -261,6 +261,8 @@ func (a *application) run() vault.Result {
 			is, err := strconv.ParseInt(have, 10, 64)
 			most, _ := strconv.ParseInt(check.Value, 10, 64)
 			holds = there && err == nil && is <= most
+		case vault.CheckFewer:
+			holds = a.fewer(check)
 		case vault.CheckApplied:
 			if there && have == check.Value {
 				return a.answer(vault.VerdictApplied, 0)

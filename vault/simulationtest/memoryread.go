@@ -245,3 +245,17 @@ func (m *Memory) Identity(context.Context) (string, error) {
 	defer m.mu.Unlock()
 	return m.identity(), nil
 }
+
+// fewer is vault.CheckFewer.
+func (a *application) fewer(check vault.Check) bool {
+	least, err1 := strconv.ParseInt(check.Field, 10, 64)
+	most, err2 := strconv.Atoi(check.Value)
+	if v := a.get(check.Key); v != nil {
+		for _, score := range v.sorted {
+			if score >= least {
+				most--
+			}
+		}
+	}
+	return err1 == nil && err2 == nil && most > 0
+}

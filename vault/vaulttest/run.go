@@ -91,6 +91,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"operators' sign-ins", testOperatorSignIns},
 		{"operators' epochs", testOperatorEpochs},
 		{"counts", testCounts},
+		{"places", testPlaces}, {"uses", testUses},
 		{"replicas", testReplicas},
 		{"backlog", testBacklog},
 		{"connectors of tenants", testTenantConnectors},

@@ -1,0 +1,135 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// SharedRates adds up what all replicas use of limits. It is for the background alone: no request waits for it.
+type SharedRates interface {
+	// ShareUses adds to each count and returns what the counts are then, in the same order. A count that nobody adds to is forgotten
+	// after some minutes, and begins at 0 again. An error means that some may have been added and others not. The names are kept from
+	// whoever reads the store.
+	ShareUses(ctx context.Context, uses []Uses) ([]int64, error)
+}
+
+// Uses are those of one limit, since this process shared them last.
+type Uses struct {
+	Name []string
+	N    int64
+}
+
+const (
+	// shareEvery is how often replicas tell one another what they let through.
+	shareEvery = 500 * time.Millisecond
+	// shareMost bounds how many limits of one kind are shared in a round. What does not fit has its turn in another one.
+	shareMost = 256
+)
+
+// shareUses tells the replicas what this one let through, and takes from its buckets what they did. Without the store each process goes
+// by its own buckets, which is what it does between two rounds as well.
+func (s *Service) shareUses(ctx context.Context) error {
+	if s.cfg.SharedRates == nil {
+		return nil
+	}
+	var failed error
+	for _, kind := range s.limiter.kinds {
+		told := kind.toShare(s.cfg.Now())
+		if len(told) == 0 {
+			continue
+		}
+		uses := make([]Uses, len(told))
+		for i, one := range told {
+			uses[i] = Uses{Name: []string{string(one.key.kind), one.key.tenant, one.key.name}, N: one.n}
+		}
+		shareCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+		totals, err := s.cfg.SharedRates.ShareUses(shareCtx, uses)
+		cancel()
+		if err != nil {
+			failed = err
+			kind.notShared(told)
+			continue
+		}
+		kind.shared(told, totals, s.cfg.Now())
+	}
+	return failed
+}
+
+// toldUses are uses on their way to the others.
+type toldUses struct {
+	key limitKey
+	b   *bucket
+	n   int64
+}
+
+// toShare takes the uses of buckets near their end. One that is far from it again, and was not used, is shared no more.
+func (s *buckets) toShare(now time.Time) []toldUses {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var told []toldUses
+	for key, b := range s.hot {
+		b.refill(now)
+		if b.used == 0 && !b.isNearEnd() {
+			delete(s.hot, key)
+			continue
+		}
+		if len(told) == shareMost {
+			break // maps begin anywhere, so nobody is always the last
+		}
+		told = append(told, toldUses{key: key, b: b, n: b.used})
+		b.used = 0
+	}
+	return told
+}
+
+// shared takes from the buckets what others used meanwhile.
+func (s *buckets) shared(told []toldUses, totals []int64, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, one := range told {
+		if i >= len(totals) {
+			return
+		}
+		b, total := one.b, totals[i]
+		others := total - one.n - b.told
+		switch {
+		case b.told < 0:
+			others = 0 // what they did before is of another time
+		case total < b.told+one.n:
+			others = max(0, total-one.n) // the count began anew
+		}
+		b.told = total
+		b.refill(now)
+		b.tokens = max(b.tokens-float64(others), -float64(b.limit.Burst))
+	}
+}
+
+// notShared gives uses back that nobody heard of, as many as a bucket holds: what happened long ago is of no use to others.
+func (s *buckets) notShared(told []toldUses) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range told {
+		one.b.used = min(one.b.used+one.n, int64(one.b.limit.Burst))
+	}
+}
+
+// followLimits shares uses and records refusals until ctx ends.
+func (s *Service) followLimits(ctx context.Context) {
+	ticker := time.NewTicker(shareEvery)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := s.shareUses(ctx); err != nil && !failing && ctx.Err() == nil {
+			failing = true
+			s.cfg.Log.WarnContext(ctx, "limits can't be shared with other replicas; until they can, each goes by what it lets through itself", "error", err)
+		} else if err == nil {
+			failing = false
+		}
+		s.recordRefusals(ctx, false)
+	}
+}

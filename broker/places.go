@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// Places counts what there may be only so many of at the same time, for all replicas together.
+type Places interface {
+	// TakePlaces takes a place in each list until then, or in none, and tells the first list that is full (-1: none is). A place that is
+	// not given back ends at that time by itself. An error means that some may be taken, which end by themselves too.
+	TakePlaces(ctx context.Context, id string, until time.Time, lists []PlaceList) (full int, err error)
+	// LeavePlaces gives them back. One that is not held is no error.
+	LeavePlaces(ctx context.Context, id string, lists []PlaceList) error
+}
+
+// PlaceList is a list of places. Its name is kept from whoever reads the store.
+type PlaceList struct {
+	Name []string
+	Most int
+}
+
+// placeRetry is when somebody who found a list full may come again: consents end at any time.
+const placeRetry = 30 * time.Second
+
+// consentPlaces are the lists in which a consent has a place while its link lives, and what limits each.
+func (s *Service) consentPlaces(c Consent) (lists []PlaceList, kinds []limitKind) {
+	limits := s.limiter.cfg
+	add := func(kind limitKind, most int, name ...string) {
+		if most > 0 {
+			lists, kinds = append(lists, PlaceList{Name: append([]string{string(kind)}, name...), Most: most}), append(kinds, kind)
+		}
+	}
+	// The narrowest first: whose list is full is told so.
+	add(limitSubjectConsents, limits.Subject.Consents, c.Tenant, c.Subject)
+	add(limitClientConsents, limits.client(c.Client).Consents, c.Client)
+	add(limitTenantConsents, limits.tenant(c.Tenant).Consents, c.Tenant)
+	if c.From != "" {
+		add(limitAddressConsents, limits.Address.Consents, c.From)
+	}
+	return lists, kinds
+}
+
+// limitWords say to callers what is limited.
+var limitWords = map[limitKind]string{
+	limitSubjectConsents: "links of this subject are pending", limitClientConsents: "links of this client are pending",
+	limitTenantConsents: "links of this client's tenant are pending", limitAddressConsents: "links made from this address are pending",
+}
+
+// admitConsent is the error for a consent too many: made, or pending at the same time. One that finds no place is not made.
+func (s *Service) admitConsent(ctx context.Context, caller Caller, c Consent) error {
+	if err := s.admitLink(caller); err != nil {
+		return err
+	}
+	err := s.takePlaces(ctx, caller, c)
+	if err != nil {
+		s.limiter.kinds[limitLinks].giveBack(linksKey(caller))
+	}
+	return err
+}
+
+// takePlaces is the error for a consent that has no place among those that are pending. A crash behind it leaves places that end with
+// the link.
+func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) error {
+	lists, kinds := s.consentPlaces(c)
+	if s.cfg.Places == nil || len(lists) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	full, err := s.cfg.Places.TakePlaces(ctx, c.ID, c.Deadline, lists)
+	switch {
+	case err != nil:
+		return storeError("count the pending consents", err)
+	case full >= 0:
+		return s.tooMany(caller, kinds[full], placeRetry, limitWords[kinds[full]])
+	}
+	return nil
+}
+
+// leavePlaces gives the places of a consent back that has ended. Should the store not take that now, they end with the link.
+func (s *Service) leavePlaces(ctx context.Context, c Consent) {
+	if lists, _ := s.consentPlaces(c); s.cfg.Places != nil && len(lists) > 0 && s.cfg.Now().Before(c.CreatedAt.Add(LinkLife)) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.AuditTimeout)
+		defer cancel()
+		if err := s.cfg.Places.LeavePlaces(ctx, c.ID, lists); err != nil {
+			s.cfg.Log.DebugContext(ctx, "a consent that has ended counts as pending until its link would have ended", "consent", c.ID, "error", err)
+		}
+	}
+}
+
+// isOver tells that nothing becomes of a consent any more.
+func (s ConsentStatus) isOver() bool {
+	switch s {
+	case ConsentPending, ConsentStarted, ConsentAwaitingCompletion:
+		return false
+	}
+	return true
+}

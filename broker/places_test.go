@@ -1,0 +1,169 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenbroker/broker"
+	"tokenbroker/broker/brokertest"
+)
+
+type from string
+
+func (f from) Address() string { return string(f) }
+
+func (l *limitedRig) consent(client, tenant, subject, address string) (broker.ConsentLink, error) {
+	caller := broker.Caller{Client: broker.Client{ID: client, Tenant: tenant}, Origin: from(address)}
+	_, link, err := l.Service.CreateConsent(context.Background(), caller, broker.ConsentRequest{Connector: "files", Subject: subject})
+	return link, err
+}
+
+// Threat 68: pending consents have a cap for each subject, client, tenant and address. What is refused leaves no consent and takes no place.
+func TestThreat68PendingConsentsAreCapped(t *testing.T) {
+	l := newLimited(t, 1, broker.Limits{
+		Subject: broker.Limit{Consents: 3}, Client: broker.Limit{Consents: 10}, Tenant: broker.Limit{Consents: 15}, Address: broker.Limit{Consents: 20},
+	})
+	made := 0
+	create := func(n int, client, tenant, subject, address string) int {
+		through := admitted(t, n, func() error {
+			made++
+			_, err := l.consent(client, tenant, strings.ReplaceAll(subject, "*", fmt.Sprint(made)), address)
+			return err
+		})
+		return through
+	}
+	for _, c := range []struct {
+		n                                int
+		client, tenant, subject, address string
+		want                             int
+	}{
+		{9, "chat", "acme", "u", "192.0.2.1", 3},           // the subject's
+		{30, "chat", "acme", "u*", "192.0.2.1", 7},         // the client's, 3 of 10 are taken
+		{30, "mail", "acme", "u*", "192.0.2.1", 5},         // the tenant's, 10 of 15 are taken
+		{30, "talk", "other", "u*", "192.0.2.1", 5},        // the address's, 15 of 20 are taken
+		{30, "talk", "other", "u*", "192.0.2.2", 10 - 5},   // another address, the client's
+		{30, "more", "another", "u*", "2001:db8::1", 10},   // a network
+		{30, "third", "a third", "u*", "2001:db8::ff", 10}, // the same one: 20
+		{30, "fourth", "a fourth", "u*", "2001:db8::5", 0},
+	} {
+		if got := create(c.n, c.client, c.tenant, c.subject, c.address); got != c.want {
+			t.Errorf("%s of %s for %s from %s: %d pending consents, of %d", c.client, c.tenant, c.subject, c.address, got, c.want)
+		}
+	}
+	if held := l.shared.Held(); held["client_consents"] != 45 || held["tenant_consents"] != 45 || held["subject_consents"] != 45 || held["address_consents"] != 45 {
+		t.Errorf("places %v", held)
+	}
+	if n := len(l.Store.Entries(broker.EventConsentCreated)); n != 45 {
+		t.Errorf("%d consents were made", n)
+	}
+	if n := len(l.Store.Entries(broker.EventConsentFailed)); n != 0 {
+		t.Errorf("refusals left %d events of their own", n)
+	}
+	// The links end, and so do their places, with nobody doing anything.
+	l.now = l.now.Add(broker.LinkLife)
+	if got := create(5, "chat", "acme", "u", "192.0.2.1"); got != 3 {
+		t.Errorf("%d consents after the links have ended, of 3", got)
+	}
+}
+
+// Consents that end give their places back at once: completed, denied, failed.
+func TestThreat68EndedConsentsGiveTheirPlacesBack(t *testing.T) {
+	ctx := context.Background()
+	l := newLimited(t, 1, broker.Limits{Subject: broker.Limit{Consents: 1}, Client: broker.Limit{Consents: 100}})
+	none := func(string) broker.Secret { return broker.Secret{} }
+	l.Connect(t, "u", "files.read")
+	for _, end := range []struct {
+		name string
+		end  func(link broker.ConsentLink) error
+	}{
+		{"denied", func(link broker.ConsentLink) error {
+			_, err := l.Service.CancelConsent(ctx, brokertest.LinkSecret(link), none)
+			return err
+		}},
+		{"failed", func(link broker.ConsentLink) error {
+			callback := l.Start(t, link)
+			if _, err := l.Service.FinishConsent(ctx, callback); err != nil {
+				return err
+			}
+			for range broker.MaxCodeAttempts {
+				_, _ = l.Service.CompleteConsent(ctx, l.Caller(), link.ID, broker.Completion{Subject: "u", Code: broker.NewSecret("WRONG")})
+			}
+			return nil
+		}},
+	} {
+		_, link, err := l.Service.CreateConsent(ctx, l.Caller(), broker.ConsentRequest{Connector: "files", Subject: "u"})
+		if err != nil {
+			t.Fatalf("%s: the one before holds its place: %v", end.name, err)
+		}
+		if _, _, err := l.Service.CreateConsent(ctx, l.Caller(), broker.ConsentRequest{Connector: "files", Subject: "u"}); broker.CodeOf(err) != broker.CodeSlowDown {
+			t.Fatalf("a second one: %v", err)
+		}
+		if err := end.end(link); err != nil {
+			t.Fatalf("%s: %v", end.name, err)
+		}
+		if held := l.shared.Held(); held["subject_consents"] != 0 || held["client_consents"] != 0 {
+			t.Errorf("%s: places %v", end.name, held)
+		}
+	}
+}
+
+// A token request without a connection makes a link, which counts once however often it comes back; and never more than the cap.
+func TestThreat68LinksOfTokenRequestsCount(t *testing.T) {
+	l := newLimited(t, 1, broker.Limits{Client: broker.Limit{Consents: 2}})
+	seen := map[string]bool{}
+	for range 20 {
+		_, err := l.Token("u1")
+		var public *broker.Error
+		if !errors.As(err, &public) || public.Consent == nil {
+			t.Fatalf("token: %v", err)
+		}
+		seen[public.Consent.Consent.ID] = true
+	}
+	if held := l.shared.Held(); len(seen) != 1 || held["client_consents"] != 1 {
+		t.Errorf("%d links, places %v", len(seen), held)
+	}
+	if _, err := l.Token("u2"); broker.CodeOf(err) != broker.CodeConsentRequired {
+		t.Errorf("a second user: %v", err)
+	}
+	before := len(l.Store.Entries())
+	for range 50 {
+		if _, err := l.Token("u3"); broker.CodeOf(err) != broker.CodeSlowDown {
+			t.Fatalf("a third user: %v", err)
+		}
+	}
+	if after := len(l.Store.Entries()); after != before {
+		t.Errorf("refusals left %d events", after-before)
+	}
+	if _, err := l.Token("u1"); broker.CodeOf(err) != broker.CodeConsentRequired {
+		t.Errorf("the link of the first user does not come back: %v", err)
+	}
+}
+
+// Links that are made and ended in a circle leave records that live on: there is a limit of making them, too.
+func TestThreat68LinksAreLimitedByTime(t *testing.T) {
+	l := newLimited(t, 1, broker.Limits{Client: broker.Limit{Consents: 60}})
+	none := func(string) broker.Secret { return broker.Secret{} }
+	circle := func() error {
+		_, link, err := l.Service.CreateConsent(context.Background(), l.Caller(), broker.ConsentRequest{Connector: "files", Subject: "u"})
+		if err != nil {
+			return err
+		}
+		_, err = l.Service.CancelConsent(context.Background(), brokertest.LinkSecret(link), none)
+		return err
+	}
+	if got := admitted(t, 100, circle); got != 60 {
+		t.Errorf("%d links at once, of 60", got)
+	}
+	l.now = l.now.Add(broker.LinkLife / 2)
+	if got := admitted(t, 100, circle); got != 30 {
+		t.Errorf("%d links in half of what a link lives, of 30", got)
+	}
+	l.now = l.now.Add(time.Second)
+	if _, _, err := l.Service.CreatePortal(context.Background(), l.Caller(), broker.PortalRequest{Subject: "u"}); broker.CodeOf(err) != broker.CodeSlowDown {
+		t.Errorf("a link to a visit is none: %v", err)
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"fmt"
+
+	"tokenbroker/broker"
+)
+
+// mostRate is as good as no limit.
+const mostRate = 10_000_000
+
+// mostSubjectConsents is how many pending links of a subject are looked through for one that asks for the same (broker), so with that
+// cap the same one always comes back.
+const mostSubjectConsents = 100
+
+// defaultLimits are such that no honest load meets them, and one caller can't take the broker from all others.
+func defaultLimits() broker.Limits {
+	return broker.Limits{
+		Client:    broker.Limit{Rate: 5000, Burst: 10_000, Consents: 10_000},
+		Tenant:    broker.Limit{Rate: 10_000, Burst: 20_000, Consents: 20_000},
+		Subject:   broker.Limit{Rate: 50, Burst: 500, Consents: mostSubjectConsents},
+		Address:   broker.Limit{Rate: 1, Burst: 60, Consents: 20_000},
+		WrongKeys: broker.Limit{Rate: 100, Burst: 1000},
+	}
+}
+
+// limits reads who may ask how much. What is left out has its default.
+func (o object) limits() broker.Limits {
+	all := defaultLimits()
+	n := o.get("limits")
+	if n == nil {
+		return all
+	}
+	l, ok := o.s.object(n, "limits", "client", "tenant", "subject", "address", "tenants")
+	if !ok {
+		return all
+	}
+	all.Tenants = map[string]broker.Limit{}
+	all.Client = l.limit("client", all.Client, mostRate)
+	all.Tenant = l.limit("tenant", all.Tenant, mostRate)
+	all.Subject = l.limit("subject", all.Subject, mostSubjectConsents)
+	all.Address = l.addressLimit("address", all.Address)
+	nodes, _ := l.list("tenants")
+	for i, n := range nodes {
+		t, ok := o.s.object(n, fmt.Sprintf("limits.tenants[%d]", i), "id", "rate", "burst", "pending_consents")
+		if !ok {
+			continue
+		}
+		t.need("id", "acme")
+		id := t.text("id", "", clientID)
+		if _, twice := all.Tenants[id]; twice {
+			t.fail("id", "", t.get("id"), "is in the list already; keep it once")
+			continue
+		}
+		if id == "" {
+			continue
+		}
+		all.Tenants[id] = t.limitOf(all.Tenant, mostRate)
+	}
+	return all
+}
+
+// limit reads one limit.
+func (o object) limit(key string, absent broker.Limit, mostConsents int) broker.Limit {
+	n := o.get(key)
+	if n == nil {
+		return absent
+	}
+	l, ok := o.s.object(n, o.at(key), "rate", "burst", "pending_consents")
+	if !ok {
+		return absent
+	}
+	return l.limitOf(absent, mostConsents)
+}
+
+func (o object) limitOf(absent broker.Limit, mostConsents int) broker.Limit {
+	l := broker.Limit{
+		Rate:     float64(o.number("rate", int(absent.Rate), 1, mostRate)),
+		Consents: o.number("pending_consents", absent.Consents, 1, mostConsents),
+	}
+	burst := absent.Burst
+	if l.Rate != absent.Rate {
+		burst = int(2 * l.Rate) // a rate alone must not come with a burst that was meant for another
+	}
+	l.Burst = o.number("burst", burst, 1, 2*mostRate)
+	return l
+}
+
+// addressLimit reads that of an address, which counts wrong keys alone.
+func (o object) addressLimit(key string, absent broker.Limit) broker.Limit {
+	n := o.get(key)
+	if n == nil {
+		return absent
+	}
+	l, ok := o.s.object(n, o.at(key), "wrong_keys", "burst", "pending_consents")
+	if !ok {
+		return absent
+	}
+	return broker.Limit{
+		Rate:     float64(l.number("wrong_keys", int(absent.Rate), 1, mostRate)),
+		Burst:    l.number("burst", absent.Burst, 1, 2*mostRate),
+		Consents: l.number("pending_consents", absent.Consents, 1, mostRate),
+	}
+}
+
+// ownLimits reads a client's own; what is left out of them is every client's.
+func (o object) ownLimits(all broker.Limit) *broker.Limit {
+	if o.get("limits") == nil {
+		return nil
+	}
+	limit := o.limit("limits", all, mostRate)
+	return &limit
+}
+
+// addLimits joins what clients have of their own with what all have.
+func (cfg *Config) addLimits(o object) {
+	tenants := map[string]bool{}
+	cfg.Limits.Clients = map[string]broker.Limit{}
+	for _, client := range cfg.Clients {
+		tenants[client.Client.Tenant] = true
+		if client.Limits != nil {
+			cfg.Limits.Clients[client.Client.ID] = *client.Limits
+		}
+	}
+	for id := range cfg.Limits.Tenants {
+		if !tenants[id] {
+			o.s.notes = append(o.s.notes, fmt.Sprintf("%s: limits.tenants has the tenant %q, which no client belongs to", o.s.file, id))
+		}
+	}
+}

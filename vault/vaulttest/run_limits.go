@@ -1,0 +1,120 @@
+package vaulttest
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tokenbroker/broker"
+	"tokenbroker/vault"
+	"tokenbroker/vault/redisstore"
+)
+
+// testPlaces is threat 68 at the store: lists have so many places and no more, whoever asks at the same time; who finds one of them
+// full takes none; places end by themselves, and so do lists.
+func testPlaces(r *rig) {
+	var late atomic.Int64
+	clocked := func(v *vault.Config, _ *redisstore.Config) {
+		v.Now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	}
+	stores := []*vault.Store{r.store(clocked), r.store(clocked)}
+	const most = 10
+	wide := broker.PlaceList{Name: []string{"wide", tenant(r)}, Most: 3 * most}
+	narrow := broker.PlaceList{Name: []string{"narrow", tenant(r), "someone"}, Most: most}
+	until := time.Now().Add(time.Minute)
+	take := func(id string, lists ...broker.PlaceList) int {
+		full, err := stores[len(id)%2].TakePlaces(r.ctx(), id, until, lists)
+		if err != nil {
+			r.Errorf("take: %v", err)
+		}
+		return full
+	}
+	var group sync.WaitGroup
+	var taken atomic.Int64
+	for i := range 3 * most {
+		group.Go(func() {
+			switch take(fmt.Sprint("place ", i), wide, narrow) {
+			case -1:
+				taken.Add(1)
+			case 1:
+			default:
+				r.Error("the wrong list is full")
+			}
+		})
+	}
+	group.Wait()
+	if taken.Load() != most {
+		r.Errorf("%d of %d places taken", taken.Load(), most)
+	}
+	// Those that were refused took nothing of the other list either.
+	for i := range 2 * most {
+		if full := take(fmt.Sprint("another ", i), wide); full != -1 {
+			r.Fatalf("the wide list is full after %d", most+i)
+		}
+	}
+	if full := take("one more", wide, narrow); full != 0 {
+		r.Errorf("full: %d", full)
+	}
+	// One that is given back is there for somebody else; twice changes nothing.
+	for range 2 {
+		if err := stores[0].LeavePlaces(r.ctx(), "another 3", []broker.PlaceList{wide}); err != nil {
+			r.Errorf("leave: %v", err)
+		}
+	}
+	if first, second := take("one more", wide), take("two more", wide); first != -1 || second != 0 {
+		r.Errorf("after one left: %d, %d", first, second)
+	}
+	keys := r.keys("tb:{*}:lp:*")
+	if len(keys) < 2 {
+		r.Fatalf("keys %v", keys)
+	}
+	for _, key := range keys {
+		if ttl := r.raw("PTTL", key); strings.HasPrefix(ttl, "-") || strings.Contains(key, tenant(r)) || strings.Contains(key, "someone") {
+			r.Errorf("%s ends in %s ms", key, ttl)
+		}
+	}
+	late.Store(int64(time.Minute))
+	until = until.Add(time.Minute)
+	for i := range most {
+		if full := take(fmt.Sprint("later ", i), narrow); full != -1 {
+			r.Fatalf("the time of those before is over, and %d more find it full", i)
+		}
+	}
+	if full := take("later still", narrow); full != 0 {
+		r.Error("a list has more places than it may")
+	}
+}
+
+// testUses adds up what replicas let through, by one trip to each server.
+func testUses(r *rig) {
+	a, b := r.store(), r.store()
+	uses := func(n int64) []broker.Uses {
+		var all []broker.Uses
+		for i := range 40 {
+			all = append(all, broker.Uses{Name: []string{"subject", tenant(r), fmt.Sprint("someone ", i)}, N: n + int64(i)})
+		}
+		return all
+	}
+	for round, s := range []*vault.Store{a, b, a} {
+		totals, err := s.ShareUses(r.ctx(), uses(2))
+		if err != nil || len(totals) != 40 {
+			r.Fatalf("share: %v, %v", totals, err)
+		}
+		for i, total := range totals {
+			if want := int64(round+1) * (2 + int64(i)); total != want {
+				r.Errorf("round %d: count %d is %d, not %d", round, i, total, want)
+			}
+		}
+	}
+	keys := r.keys("tb:{*}:lu:*")
+	if len(keys) < 40 {
+		r.Errorf("%d keys", len(keys))
+	}
+	for _, key := range keys {
+		if ttl := r.raw("PTTL", key); strings.HasPrefix(ttl, "-") || strings.Contains(key, "someone") {
+			r.Errorf("%s ends in %s ms", key, ttl)
+		}
+	}
+}
