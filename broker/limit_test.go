@@ -239,3 +239,14 @@ func TestThreat69RefusalsLeaveBoundedEvents(t *testing.T) {
 		t.Errorf("%d events of wrong keys with %d refusals, of 4 with %d", counted["address:events"], counted["address:"], 150*9)
 	}
 }
+
+// Threat 52: what counts as one address.
+func TestNetwork(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "2001:db8:1:2:ffff::": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "what?": "what?",
+	} {
+		if got := broker.Network(addr); got != want {
+			t.Errorf("%s counts as %s, not %s", addr, got, want)
+		}
+	}
+}

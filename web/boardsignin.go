@@ -58,6 +58,7 @@ func (w *Web) startSignIn(c echo.Context) error {
 	}
 	addr := w.cfg.ClientIP(c.Request())
 	if wait := w.starts.wait(addr); wait > 0 {
+		w.cfg.Service.NoteGuessing(broker.BegunSignIns)
 		return &broker.Error{Code: broker.CodeSlowDown, Description: "too many sign-ins begun", RetryAfter: wait, Cause: errGuessing}
 	}
 	w.starts.miss(addr)

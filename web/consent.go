@@ -123,6 +123,7 @@ func (w *Web) guess(c echo.Context, ask func() error) error {
 	case broker.CodeNotFound, broker.CodeExpired, broker.CodeAccessDenied, broker.CodeInvalidRequest: // the last: an unknown state
 		addr := w.cfg.ClientIP(c.Request())
 		if wait := w.misses.wait(addr); wait > 0 {
+			w.cfg.Service.NoteGuessing(broker.GuessedLinks)
 			return &broker.Error{Code: broker.CodeSlowDown, Description: "too many misses from this address", RetryAfter: wait, Cause: errGuessing}
 		}
 		w.misses.miss(addr)

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -260,5 +261,25 @@ func TestSignInLeadsBack(t *testing.T) {
 		if got := res.Header.Get("Location"); got != want {
 			t.Errorf("next %q leads to %q, want %q", next, got, want)
 		}
+	}
+}
+
+// Threats 39 and 52: login tokens that are guessed from many addresses do not fill the trail; they are counted, and so is who is sent away.
+func TestThreat39GuessedLoginsLeaveBoundedEvents(t *testing.T) {
+	s := newSite(t, public, nil)
+	for i := range 300 {
+		r := formRequest("/dashboard/login", url.Values{"token": {"guess"}}, "same-origin")
+		r.Header.Set("Test-Address", fmt.Sprintf("192.0.2.%d", i%150))
+		status(t, s.send(r), http.StatusForbidden)
+	}
+	recorded, counted := s.service.Count("RecordOperator operator.sign_in_failed"), s.service.Count("NoteGuessing wrong_sign_ins")
+	if recorded > 61 || recorded+counted != 300 {
+		t.Errorf("%d of 300 guesses are on record each by itself, %d are counted", recorded, counted)
+	}
+	for range 20 {
+		s.post("/dashboard/login", url.Values{"token": {"guess"}})
+	}
+	if more := s.service.Count("NoteGuessing wrong_sign_ins") - counted; more != 20 {
+		t.Errorf("%d of 20 guesses more are counted", more)
 	}
 }

@@ -2,11 +2,12 @@ package web
 
 import (
 	"container/list"
-	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"tokenbroker/broker"
 )
 
 // maxAddresses bounds the memory of a limiter, whoever asks from wherever (about 2 MB).
@@ -44,7 +45,7 @@ func newLimiter(now func() time.Time, burst int, every time.Duration) *limiter {
 func (l *limiter) wait(addr string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e, ok := l.byAddr[network(addr)]
+	e, ok := l.byAddr[broker.Network(addr)]
 	if !ok {
 		return 0
 	}
@@ -66,7 +67,7 @@ func (l *limiter) wait(addr string) time.Duration {
 func (l *limiter) miss(addr string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	addr = network(addr)
+	addr = broker.Network(addr)
 	e, ok := l.byAddr[addr]
 	if !ok {
 		e = l.order.PushFront(&bucket{addr: addr, rate: rate.NewLimiter(rate.Every(l.every), l.burst)})
@@ -83,21 +84,4 @@ func (l *limiter) miss(addr string) {
 		b.ReserveN(now, 1)
 	}
 	l.global.AllowN(now, 1)
-}
-
-// network is what counts as one address: for IPv6 the /64 that one household or machine has.
-func network(addr string) string {
-	ip, err := netip.ParseAddr(addr)
-	if err != nil {
-		return addr
-	}
-	ip = ip.Unmap().WithZone("")
-	if ip.Is4() {
-		return ip.String()
-	}
-	p, err := ip.Prefix(64)
-	if err != nil {
-		return ip.String()
-	}
-	return p.String()
 }

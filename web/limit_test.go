@@ -66,13 +66,3 @@ func TestLimiterGlobal(t *testing.T) {
 		t.Error("the pressure never ends")
 	}
 }
-
-func TestNetwork(t *testing.T) {
-	for addr, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "192.0.2.1", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "2001:db8:1:2:ffff::": "2001:db8:1:2::/64", "fe80::1%eth0": "fe80::/64", "what?": "what?",
-	} {
-		if got := network(addr); got != want {
-			t.Errorf("%s counts as %s, not %s", addr, got, want)
-		}
-	}
-}

@@ -16,10 +16,14 @@ import (
 	"tokenbroker/broker"
 )
 
-// How often one address may try a login token.
+// How often one address may try a login token,
 const (
 	loginBurst = 10
 	loginEvery = 6 * time.Second
+
+	// How many wrong ones, from whichever addresses, are on record each by itself. The others are counted, and one event a minute tells.
+	loginRecordBurst = 60
+	loginRecordEvery = 10 * time.Second
 
 	// and begin a sign-in at the operators' provider.
 	startBurst = 60
@@ -80,6 +84,7 @@ func (w *Web) login(c echo.Context) error {
 	}
 	addr := w.cfg.ClientIP(c.Request())
 	if wait := w.logins.wait(addr); wait > 0 {
+		w.cfg.Service.NoteGuessing(broker.GuessedSignIns)
 		return &broker.Error{Code: broker.CodeSlowDown, Description: "too many login attempts", RetryAfter: wait, Cause: errGuessing}
 	}
 	form, ok := readForm(c)
@@ -93,7 +98,10 @@ func (w *Web) login(c echo.Context) error {
 	if subtle.ConstantTimeCompare(sum[:], w.sessions.digest) != 1 {
 		w.logins.miss(addr)
 		op.ID = "" // nobody
-		if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignInFailed, string(broker.CodeAccessDenied), "wrong login token"); err != nil {
+		if !w.recorded.AllowN(w.cfg.Now(), 1) {
+			// From many addresses at once, each of which may try some times: the trail must not grow with them.
+			w.cfg.Service.NoteGuessing(broker.GuessedSignIns)
+		} else if err := w.cfg.Service.RecordOperator(ctx, op, broker.EventOperatorSignInFailed, string(broker.CodeAccessDenied), "wrong login token"); err != nil {
 			return err
 		}
 		page := w.loginPage(c, true)

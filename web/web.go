@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
 
 	"tokenbroker/broker"
 )
@@ -55,6 +56,8 @@ type Service interface {
 	TrailExplorer
 	// RecordOperator writes an operator.* event; durable on return.
 	RecordOperator(ctx context.Context, op broker.Operator, t broker.EventType, outcome, reason string) error
+	// NoteGuessing counts that somebody was sent away who guessed too often; one event a minute tells of it.
+	NoteGuessing(what broker.Guessing)
 }
 
 var _ Service = (*broker.Service)(nil)
@@ -118,8 +121,9 @@ type Web struct {
 	cross     *http.CrossOriginProtection
 	misses    *limiter
 	logins    *limiter
-	starts    *limiter  // of sign-ins at the operators' provider, which leave a record each
-	sessions  *sessions // nil: no dashboard
+	recorded  *rate.Limiter // of failed logins that are on record each by itself
+	starts    *limiter      // of sign-ins at the operators' provider, which leave a record each
+	sessions  *sessions     // nil: no dashboard
 	streams   *liveStream
 	exports   *seats // for exports that run
 	reaches   *seats // and for questions what an agent could reach
@@ -151,7 +155,7 @@ func New(cfg Config) (*Web, error) {
 		cfg: cfg, origin: origin, https: origin.Scheme == "https", cross: http.NewCrossOriginProtection(),
 		streams: newLiveStream(),
 		misses:  newLimiter(cfg.Now, cfg.MissBurst, cfg.MissEvery),
-		logins:  newLimiter(cfg.Now, loginBurst, loginEvery), starts: newLimiter(cfg.Now, startBurst, startEvery),
+		logins:  newLimiter(cfg.Now, loginBurst, loginEvery), recorded: rate.NewLimiter(rate.Every(loginRecordEvery), loginRecordBurst), starts: newLimiter(cfg.Now, startBurst, startEvery),
 		exports: newSeats(exportsAtOnce, exportsEach), reaches: newSeats(reachesAtOnce, reachesEach),
 	}
 	if err := w.cross.AddTrustedOrigin(origin.String()); err != nil {

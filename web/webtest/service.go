@@ -133,6 +133,9 @@ func (s *Service) LinkStatus(_ context.Context, link broker.Secret, known broker
 	return s.Status(link, known, wait)
 }
 
+// NoteGuessing as web.Service.
+func (s *Service) NoteGuessing(what broker.Guessing) { s.note("NoteGuessing " + string(what)) }
+
 // RecordOperator as web.Service.
 func (s *Service) RecordOperator(_ context.Context, op broker.Operator, t broker.EventType, _, _ string) error {
 	s.note("RecordOperator " + string(t))
