@@ -83,6 +83,10 @@ scale: deps ## Measure the dashboard with a million connections and ten million 
 	@mkdir -p deploy/bench
 	SCALE_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-dashboard.md" $(GO) test -tags scale -count=1 -v -timeout 120m -run '^TestDashboardAtScale$$' ./cmd/tokenbroker/e2e
 
+.PHONY: kms
+kms: ## Run the keyset's KEK against an emulator of AWS KMS that others wrote.
+	$(GO) test -tags kms -count=1 -v -run '^TestLocalKMS$$' ./vault/kek/...
+
 .PHONY: bench
 BENCH ?=
 bench: ## Measure the broker against the bare reference server, about a quarter of an hour on a quiet machine; report to deploy/bench. BENCH holds flags, such as --quick.
@@ -98,6 +102,7 @@ lint: ## Check format, vet, staticcheck and known vulnerabilities.
 	$(GO) vet -tags profile ./cmd/tokenbroker
 	$(GO) vet -tags chaos ./cmd/tokenbroker/e2e
 	$(GO) vet -tags scale ./cmd/tokenbroker/e2e
+	$(GO) vet -tags kms ./vault/kek/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags profile ./cmd/tokenbroker
 	$(GO) run $(STATICCHECK) -tags chaos ./cmd/tokenbroker/e2e

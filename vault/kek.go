@@ -17,6 +17,7 @@ type KEK interface {
 }
 
 // ParseKEK makes the KEK that a URI names. "env:NAME" takes 32 random bytes in base64 from that variable, through getenv.
+// The key management services have packages of their own, below kek, which whoever reads the configuration chooses from.
 func ParseKEK(uri string, getenv func(string) string) (KEK, error) {
 	scheme, rest, found := strings.Cut(uri, ":")
 	if !found || rest == "" {
@@ -25,10 +26,8 @@ func ParseKEK(uri string, getenv func(string) string) (KEK, error) {
 	switch scheme {
 	case "env":
 		return parseEnvKEK(rest, getenv)
-	case "aws-kms", "gcp-kms", "hcvault", "azure-kms":
-		return nil, fmt.Errorf("KMS keys (%s:) are not available in this build: use env:NAME", scheme)
 	default:
-		return nil, fmt.Errorf("unknown kind of KEK %q: use env:NAME", scheme)
+		return nil, fmt.Errorf("unknown kind of KEK %q: use env:NAME, hcvault://, aws-kms:// or gcp-kms://", scheme)
 	}
 }
 

@@ -28,6 +28,8 @@ type appConfig struct {
 	Keyset *vault.Keyset
 	// KeysetFile is watched, and read again when it changes; "": the keyset has no file.
 	KeysetFile string
+	// Doors are open already where the keyset had to be waited for; nil: run opens them.
+	Doors *doors
 	// Ephemeral: the Redis is part of this process and ends with it, so whether it keeps things is no question.
 	Ephemeral bool
 	Telemetry *telemetry
@@ -49,8 +51,10 @@ type app struct {
 	waiting   error        // why redis could not be asked at the start; nil: it was
 	stopSpool func()
 	stopSeals func()
-	outage    *outage
-	handler   http.Handler // what listens on the main address
+
+	keysetFile keysetFile
+	outage     *outage
+	handler    http.Handler // what listens on the main address
 
 	id     string     // names this process among the replicas, anew with every start
 	report lastReport // of ready
@@ -62,6 +66,7 @@ type app struct {
 // keeps what it is given and lets the broker work: one that does not is refused, one that does not answer is waited for.
 func newApp(ctx context.Context, cfg appConfig) (*app, error) {
 	a := &app{cfg: cfg}
+	a.keysetFile.loaded = cfg.Config.KeysSum
 	if err := a.join(ctx); err != nil {
 		a.close()
 		return nil, err
@@ -351,18 +356,6 @@ func (a *app) revokeOrphan(ctx context.Context, conn broker.Connection, grant br
 		return nil
 	}
 	return fmt.Errorf("revoke at the provider: %w", err)
-}
-
-// reloadKeyset reads the keyset file again.
-func (a *app) reloadKeyset() error {
-	if a.cfg.KeysetFile == "" {
-		return nil
-	}
-	content, err := vault.ReadKeysetFile(a.cfg.KeysetFile)
-	if err != nil {
-		return err
-	}
-	return a.cfg.Keyset.Reload(content)
 }
 
 // close releases what newApp made, the users of a thing before the thing.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -18,15 +17,14 @@ const watchEvery = 2 * time.Second
 // everything that had begun was also finished.
 func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	c := a.cfg.Config
-	main, err := listen(ctx, "listen", c.Listen, a.handler, a.cfg.Log)
-	if err != nil {
-		return err
+	d := a.cfg.Doors
+	if d == nil {
+		var err error
+		if d, err = openDoors(ctx, c, a.cfg.Log); err != nil {
+			return err
+		}
 	}
-	ops, err := listen(ctx, "ops_listen", c.OpsListen, opsHandler(a.ready, a.cfg.Telemetry.handler()), a.cfg.Log)
-	if err != nil {
-		_ = main.socket.Close()
-		return err
-	}
+	main, ops := d.main, d.ops
 
 	// The background work stops before the service is drained, but after the last request.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -38,8 +36,7 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 			}
 		})
 	}
-	main.start()
-	ops.start()
+	d.lead(a.handler, opsHandler(a.ready, a.cfg.Telemetry.handler()))
 	started(main.address(), ops.address())
 
 	select {
@@ -97,34 +94,6 @@ func every(ctx context.Context, d time.Duration, look func()) {
 			look()
 		}
 	}
-}
-
-// watchKeyset takes up a rotated keyset without a restart.
-func (a *app) watchKeyset(ctx context.Context) error {
-	if a.cfg.KeysetFile == "" {
-		return nil
-	}
-	stamp := func() (time.Time, int64) {
-		info, err := os.Stat(a.cfg.KeysetFile)
-		if err != nil {
-			return time.Time{}, 0
-		}
-		return info.ModTime(), info.Size()
-	}
-	changed, size := stamp()
-	every(ctx, watchEvery, func() {
-		c, s := stamp()
-		if c.Equal(changed) && s == size {
-			return
-		}
-		changed, size = c, s
-		if err := a.reloadKeyset(); err != nil {
-			a.cfg.Log.ErrorContext(ctx, "the changed keyset file is not used; the keys in memory still are", "error", err)
-			return
-		}
-		a.cfg.Log.InfoContext(ctx, "keyset read again")
-	})
-	return nil
 }
 
 // watchReadiness logs what /readyz would say whenever that changes.

@@ -14,7 +14,7 @@ type auditKeyCommand struct {
 	File   string `required:"" placeholder:"FILE" help:"The file of signing keys."`
 	Create bool   `xor:"make" help:"Make the file, with a first key."`
 	Rotate bool   `xor:"make" help:"Add a key, which signs from then on; the others go on verifying. Restart the replicas behind it."`
-	Kek    string `name:"kek" placeholder:"KEK" help:"For --create and --rotate: the key that encrypts it, as in keyset.kek: env:NAME."`
+	Kek    string `name:"kek" placeholder:"KEK" help:"For --create and --rotate: the key that encrypts it, as in keyset.kek: ${kek_forms}."`
 }
 
 // Run prints the public keys, one a line, oldest first. It needs no KEK for that.

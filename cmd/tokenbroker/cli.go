@@ -68,6 +68,7 @@ func runCommand(ctx context.Context, args []string, con *console) int {
 		kong.Description("Keeps users' grants at upstream services and hands out short-lived tokens for them."),
 		kong.Writers(con.out, con.err),
 		kong.UsageOnError(),
+		kong.Vars{"kek_forms": kekForms},
 		kong.Exit(func(int) { helped = true }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.TypeMapper(reflect.TypeFor[string](), kong.MapperFunc(textFlag)),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,22 +16,27 @@ import (
 	"tokenbroker/providers"
 	"tokenbroker/providers/login"
 	"tokenbroker/vault"
+	"tokenbroker/vault/kek"
 	"tokenbroker/web"
 )
 
 // Config is the configuration file, checked. Relative paths in it are resolved already: they count from the folder of
 // the file, so that a service manager's working directory does not matter.
 type Config struct {
-	Listen     string // host:port for the API, consent pages and dashboard; default 127.0.0.1:8080
-	OpsListen  string // host:port for health and metrics; default 127.0.0.1:9090
-	PublicURL  string // what browsers see: scheme and host, no trailing slash
-	Proxies    []netip.Prefix
-	Redis      broker.Secret // a URL; it may hold a password
-	RedisOpts  RedisConfig
-	Volatile   bool // allow_volatile_redis
-	Keyset     KeysetConfig
-	Keys       *vault.Keyset // of Keyset, opened
-	SpoolDir   string        // "": no spool
+	Listen    string // host:port for the API, consent pages and dashboard; default 127.0.0.1:8080
+	OpsListen string // host:port for health and metrics; default 127.0.0.1:9090
+	PublicURL string // what browsers see: scheme and host, no trailing slash
+	Proxies   []netip.Prefix
+	Redis     broker.Secret // a URL; it may hold a password
+	RedisOpts RedisConfig
+	Volatile  bool // allow_volatile_redis
+	Keyset    KeysetConfig
+	Keys      *vault.Keyset // of Keyset, opened; nil only beside KeysWait
+	// KeysWait is why Keys could not be opened though nothing is wrong with the configuration: the key management service can't
+	// be asked. Only whoever said that it waits (environment.waits) gets it; for others it is a problem.
+	KeysWait   error
+	KeysSum    [sha256.Size]byte // of the file that Keys is from
+	SpoolDir   string            // "": no spool
 	Dashboard  DashboardConfig
 	Clients    []ClientConfig
 	Connectors []providers.ConnectorConfig
@@ -128,7 +134,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	}
 	cfg.RedisOpts = o.redisOptions()
 	cfg.Volatile = o.truth("allow_volatile_redis")
-	cfg.Keyset, cfg.Keys = o.keyset()
+	cfg.Keyset = o.keyset(cfg)
 	if dir := o.text("spool_dir", "", anyPath); dir != "" {
 		cfg.SpoolDir = s.path(dir)
 		if s.env.trySpool != nil {
@@ -177,14 +183,14 @@ func (o object) prefixes(key string) []netip.Prefix {
 	return out
 }
 
-func (o object) keyset() (KeysetConfig, *vault.Keyset) {
+func (o object) keyset(cfg *Config) KeysetConfig {
 	n := o.get("keyset")
 	if n == nil {
-		return KeysetConfig{}, nil
+		return KeysetConfig{}
 	}
 	k, ok := o.s.object(n, "keyset", "file", "kek")
 	if !ok {
-		return KeysetConfig{}, nil
+		return KeysetConfig{}
 	}
 	k.need("file", "keyset.json")
 	k.need("kek", "env:TOKENBROKER_KEK")
@@ -192,17 +198,18 @@ func (o object) keyset() (KeysetConfig, *vault.Keyset) {
 	if file := k.text("file", "", anyPath); file != "" {
 		out.File = o.s.path(file)
 	}
-	return out, k.openKeyset(out)
+	k.openKeyset(out, cfg)
+	return out
 }
 
 // openKeyset opens the keyset for real, so that what would end serve is a problem of the file, with the line of the key
 // that is to blame.
-func (o object) openKeyset(cfg KeysetConfig) *vault.Keyset {
-	var kek vault.KEK
+func (o object) openKeyset(cfg KeysetConfig, into *Config) {
+	var key vault.KEK
 	var content []byte
 	var err error
 	if cfg.KEK != "" {
-		if kek, err = parseKEK(cfg.KEK, o.s.env); err != nil {
+		if key, err = parseKEK(cfg.KEK, o.s.env); err != nil {
 			o.fail("kek", ":", o.get("kek"), "%s", err)
 		}
 	}
@@ -211,18 +218,28 @@ func (o object) openKeyset(cfg KeysetConfig) *vault.Keyset {
 			o.fail("file", ":", o.get("file"), "%s", err)
 		}
 	}
-	if kek == nil || content == nil {
-		return nil
+	if key == nil || content == nil {
+		return
 	}
-	keys, err := withKEK(cfg.File, cfg.KEK, kek, func(kek vault.KEK) (*vault.Keyset, error) { return vault.OpenKeyset(content, kek) })
+	switch err = into.openKeys(cfg, key, content); {
+	case err == nil:
+	case errors.Is(err, kek.ErrUnavailable) && o.s.env.waits:
+		into.KeysWait = err
+	case errors.Is(err, kek.ErrUnavailable), errors.Is(err, errOtherKEK), errors.Is(err, errKEKRefuses):
+		o.fail("kek", ":", o.get("kek"), "%s", err)
+	default:
+		o.fail("file", ":", o.get("file"), "%s", err)
+	}
+}
+
+// openKeys sets Keys and KeysSum.
+func (c *Config) openKeys(cfg KeysetConfig, key vault.KEK, content []byte) error {
+	keys, err := withKEK(cfg.File, cfg.KEK, key, func(key vault.KEK) (*vault.Keyset, error) { return vault.OpenKeyset(content, key) })
 	if err != nil {
-		key := "file"
-		if errors.Is(err, errOtherKEK) {
-			key = "kek"
-		}
-		o.fail(key, ":", o.get(key), "%s", err)
+		return err
 	}
-	return keys
+	c.Keys, c.KeysSum = keys, sha256.Sum256(content)
+	return nil
 }
 
 func (o object) logLevel() slog.Level {

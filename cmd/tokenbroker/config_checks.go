@@ -158,7 +158,7 @@ func kekReference(text string) (string, error) {
 		return "", errors.New("must name an environment variable, such as env:TOKENBROKER_KEK")
 	}
 	if !strings.Contains(text, ":") {
-		return "", errors.New("must be env:NAME or a KMS key URI; the key itself does not belong into the file")
+		return "", errors.New("must be env:NAME or a KMS key URI (hcvault://, aws-kms://, gcp-kms://); the key itself does not belong into the file")
 	}
 	return text, nil
 }

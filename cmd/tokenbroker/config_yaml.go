@@ -31,6 +31,8 @@ type environment struct {
 	readKeyset func(path string) ([]byte, error)
 	// trySpool tells whether the spool's directory can be written to; nil: nobody asks.
 	trySpool func(path string) error
+	// waits: a key management service that can't be asked now is no problem of the configuration (Config.KeysWait).
+	waits bool
 }
 
 // processEnvironment is the real one.

@@ -26,7 +26,7 @@ type keysetCommand struct {
 
 type keysetCreateCommand struct {
 	Out string `required:"" placeholder:"FILE" help:"The file to make; it must not exist."`
-	Kek string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME, a variable with 32 random bytes in base64."`
+	Kek string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: ${kek_forms}."`
 }
 
 // Run makes the file, readable for its owner alone.
@@ -35,7 +35,7 @@ func (c *keysetCreateCommand) Run(con *console) error {
 	if err != nil {
 		return err
 	}
-	content, err := vault.CreateKeyset(kek, time.Now())
+	content, err := withKEK(c.Out, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.CreateKeyset(kek, time.Now()) })
 	if err != nil {
 		return err
 	}
@@ -113,14 +113,6 @@ func (c *keysetListCommand) Run(con *console) error {
 	return table.Flush()
 }
 
-// parseKEK reads the KEK through the environment given.
-func parseKEK(uri string, env environment) (vault.KEK, error) {
-	return vault.ParseKEK(uri, func(name string) string {
-		value, _ := env.lookup(name)
-		return value
-	})
-}
-
 // readKeysetFile says what to do where there is none.
 func readKeysetFile(path, reference string, env environment) ([]byte, error) {
 	content, err := env.readKeyset(path)
@@ -136,30 +128,37 @@ func readKeysetFile(path, reference string, env environment) ([]byte, error) {
 // errOtherKEK: the keyset was created with another KEK.
 var errOtherKEK = errors.New("it is another one than the keyset was created with")
 
-// watchedKEK notices that it could not open what it was given. The library above passes that on as text alone.
+// watchedKEK keeps what the KEK said when it did not do as it was asked. The library above passes that on as text alone, or
+// not at all.
 type watchedKEK struct {
 	vault.KEK
-	refused atomic.Bool
+	refusal atomic.Pointer[error]
+}
+
+func (w *watchedKEK) Encrypt(plaintext, associatedData []byte) ([]byte, error) {
+	return w.watch(w.KEK.Encrypt(plaintext, associatedData))
 }
 
 func (w *watchedKEK) Decrypt(ciphertext, associatedData []byte) ([]byte, error) {
-	plaintext, err := w.KEK.Decrypt(ciphertext, associatedData)
-	if err != nil {
-		w.refused.Store(true)
-	}
-	return plaintext, err
+	return w.watch(w.KEK.Decrypt(ciphertext, associatedData))
 }
 
-// withKEK does something with the keyset file, and tells a wrong KEK (errOtherKEK) from everything else.
+func (w *watchedKEK) watch(out []byte, err error) ([]byte, error) {
+	if err != nil {
+		w.refusal.Store(&err)
+	}
+	return out, err
+}
+
+// withKEK does something with the keyset file, and tells what the KEK is to blame for (kekFailure) from everything else.
 func withKEK[T any](file, reference string, kek vault.KEK, do func(vault.KEK) (T, error)) (T, error) {
 	watched := &watchedKEK{KEK: kek}
 	result, err := do(watched)
-	switch {
-	case err == nil:
-	case watched.refused.Load():
-		err = fmt.Errorf("the key in %s does not open %s: %w; put that one there, or give the file that belongs to this one", reference, file, errOtherKEK)
-	default:
-		err = fmt.Errorf("%s: %w", file, err)
+	if err == nil {
+		return result, nil
 	}
-	return result, err
+	if refusal := watched.refusal.Load(); refusal != nil {
+		return result, kekFailure(file, reference, *refusal)
+	}
+	return result, fmt.Errorf("%s: %w", file, err)
 }

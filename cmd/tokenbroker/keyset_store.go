@@ -19,7 +19,7 @@ import (
 // keysetFlags name an existing keyset.
 type keysetFlags struct {
 	File string `required:"" placeholder:"FILE" help:"The keyset file."`
-	Kek  string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME."`
+	Kek  string `required:"" name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: ${kek_forms}."`
 }
 
 func (f keysetFlags) read(env environment) ([]byte, vault.KEK, error) {
@@ -34,7 +34,7 @@ func (f keysetFlags) read(env environment) ([]byte, vault.KEK, error) {
 // keysetTarget names a keyset: by its file, or by the configuration of the brokers that use it, who are then asked.
 type keysetTarget struct {
 	File   string `placeholder:"FILE" help:"The keyset file; or give --config."`
-	Kek    string `name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: env:NAME."`
+	Kek    string `name:"kek" placeholder:"KEK" help:"The key that encrypts the keyset: ${kek_forms}."`
 	Config string `placeholder:"FILE" help:"The configuration file: the keyset that it names, and its Redis is asked what replicas and records need."`
 	Force  bool   `help:"Go on although a replica or a record still needs the key. What it sealed can't be read then."`
 }

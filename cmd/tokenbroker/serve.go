@@ -14,7 +14,9 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 	if err := harden(); err != nil {
 		return err
 	}
-	cfg, err := LoadConfig(c.Config, con.env)
+	env := con.env
+	env.waits = true
+	cfg, err := LoadConfig(c.Config, env)
 	if err != nil {
 		return err
 	}
@@ -28,8 +30,15 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 	}
 	defer endTelemetry(ctx, telemetry, log)
 
-	a, err := newApp(ctx, appConfig{Config: cfg, Keyset: cfg.Keys, KeysetFile: cfg.Keyset.File, Telemetry: telemetry, Log: log})
+	var doors *doors
+	if cfg.Keys == nil {
+		if doors, err = awaitKeys(ctx, cfg, env, telemetry, log); err != nil || cfg.Keys == nil {
+			return err // without an error: it was told to end
+		}
+	}
+	a, err := newApp(ctx, appConfig{Config: cfg, Keyset: cfg.Keys, KeysetFile: cfg.Keyset.File, Doors: doors, Telemetry: telemetry, Log: log})
 	if err != nil {
+		doors.close()
 		return err
 	}
 	v, commit := buildVersion()
