@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,10 +33,16 @@ func testEnvironment(variables map[string]string, files map[string]string) envir
 			}
 			return testKEK, true
 		},
-		readKeyset: func(string) ([]byte, error) {
+		readKeyset: func(path string) ([]byte, error) {
 			kek, err := vault.ParseKEK("env:X", func(string) string { return testKEK })
 			if err != nil {
 				return nil, err
+			}
+			switch filepath.Base(path) {
+			case "absent.json":
+				return nil, &os.PathError{Op: "open", Path: path, Err: os.ErrNotExist}
+			case "audit-key.json":
+				return vault.AddSigningKey(nil, kek, rand.Reader, time.Now())
 			}
 			return vault.CreateKeyset(kek, time.Now())
 		},
@@ -222,9 +229,9 @@ func TestProblems(t *testing.T) {
 		{"refreshes at once", minimal + "refreshes_at_once: 0", "4: refreshes_at_once must be a whole number from 1 to 256"},
 		{"published and not signed", minimal + "audit: {publish: {file: a}}", "4: audit.publish has no use without audit.signing_key"},
 		{"signed with nothing", minimal + "audit: {signing_key: absent.json}", "4: audit.signing_key: there is no file of signing keys"},
-		{"published nowhere", minimal + "audit: {signing_key: absent.json, publish: {}}", "4: audit.publish must say where"},
-		{"published in clear", minimal + "audit: {signing_key: absent.json, publish: {webhook: \"http://example.com/canary\"}}", "4: audit.publish.webhook must be https://"},
-		{"signed too seldom", minimal + "audit: {signing_key: absent.json, checkpoint_every: 1h}", "4: audit.checkpoint_every must be a length of time from 1s to 1m0s"},
+		{"published nowhere", minimal + "audit: {signing_key: audit-key.json, publish: {}}", "4: audit.publish must say where"},
+		{"published in clear", minimal + "audit: {signing_key: audit-key.json, publish: {webhook: \"http://example.com/canary\"}}", "4: audit.publish.webhook must be https://"},
+		{"signed too seldom", minimal + "audit: {signing_key: audit-key.json, checkpoint_every: 1h}", "4: audit.checkpoint_every must be a length of time from 1s to 1m0s"},
 		{"kept for hours", minimal + "audit: {retention: {age: 90h}}", "4: audit.retention.age must be a whole number of days from 7d to 36500d"},
 		{"kept for too short", minimal + "audit: {retention: {age: 6d}}", "4: audit.retention.age must be a whole number of days"},
 		{"kept for no number", minimal + "audit: {retention: {age: +90d}}", "4: audit.retention.age must be a whole number of days"},
@@ -266,7 +273,7 @@ func TestProblems(t *testing.T) {
 		{"manage", minimal + client + ", manage_connectors: yes}", "5: clients[0].manage_connectors must be true or false"},
 		{"kek not set", strings.Replace(minimal, "TOKENBROKER_KEK", "EMPTY", 1), "3: keyset.kek: the variable EMPTY for the KEK is not set"},
 		{"kek of another keyset", strings.Replace(minimal, "TOKENBROKER_KEK", "OTHER", 1), "3: keyset.kek: the key in env:OTHER does not open /etc/tb/keyset.json: it is another one than the keyset was created with; "},
-		{"kms that there is none of", strings.Replace(minimal, "env:TOKENBROKER_KEK", "aws-kms://key", 1), "3: keyset.kek: KMS keys"},
+		{"kms that there is none of", strings.Replace(minimal, "env:TOKENBROKER_KEK", "aws-kms://key", 1), "3: keyset.kek: the KEK must be written aws-kms://arn:aws:kms:"},
 		{"redis host", strings.Replace(minimal, "redis://127.0.0.1:6379/0", "redis://u:p@[bad/0", 1), "2: redis cannot be read"},
 		{"provider key", minimal + "providers:\n  - id: rig\n    nam: Rig\n    authorization_endpoint: https://a/\n    token_endpoint: https://a/\n    token_endpoint_auth_method: none", "6: "},
 		{"provider scheme", minimal + "providers:\n  - id: rig\n    name: Rig\n    authorization_endpoint: javascript:alert(1)\n    token_endpoint: https://a/\n    token_endpoint_auth_method: none", "7: "},
