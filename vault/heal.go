@@ -136,10 +136,20 @@ func (s *Store) healed(ctx context.Context, tenant, id string, record map[string
 		return false, nil
 	}
 	what := m.find(record, s.cfg.Now())
-	if what == foundAsWritten || what == foundRival && s.sealedAnew(m, record) {
+	if what == foundAsWritten || what == foundRival && s.sealedAnew(m, record) || !s.genuine(m, record) {
 		return false, nil
 	}
 	return s.mend(ctx, m, what, record)
+}
+
+// genuine tells whether the record is one of this connection at all. Another's in its place is no reason to forget what is remembered, nor
+// to write anything: whoever reads it finds out, and says so.
+func (s *Store) genuine(m *remembered, record map[string][]byte) bool {
+	if len(record) == 0 || m.consent || m.shared != "" {
+		return true
+	}
+	_, _, err := s.openRecord(m.tenant, m.id, record, nil)
+	return !errors.Is(err, broker.ErrIntegrity) || errors.Is(err, broker.ErrNewerFormat)
 }
 
 // mend brings the store to what is remembered. An error leaves the matter open: what was read must not be used.
@@ -148,6 +158,11 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 	defer cancel()
 	has := versionOf(record, m.versionField())
 	done := false // now, by this call
+	if what == foundForeign && m.fields != nil && s.steadySince(ctx, m) {
+		// Nothing was lost, so nothing came instead: the generation of the last consent is in clear, and somebody raised it, that what is
+		// older be taken for newer.
+		what = foundBehind
+	}
 	switch what {
 	case foundForeign:
 		s.memory.forget(m)
@@ -183,6 +198,7 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 		s.cfg.Log.WarnContext(ctx, "the store had lost an acknowledged write; it was written back", "record", m.id, "consent", m.consent, "found", string(what),
 			"generation_found", has, "generation", m.generation)
 		s.count(CountHealed)
+		s.regressed(ctx, m)
 	}
 	return true, nil
 }

@@ -81,6 +81,8 @@ type Store struct {
 	guesses *guesses
 	// unhealed: the store may have lost what this process wrote, and that is not written back yet.
 	unhealed atomic.Bool
+	// steady is which history the store has, and since when; nil: nobody watches.
+	steady atomic.Pointer[steadyStore]
 	// compactSeen: a record was read that a process wrote which knew that Config.Compact.
 	compactSeen atomic.Bool
 	claims      claims

@@ -17,6 +17,10 @@ type Report struct {
 	Events  int
 	// Dropped is how many more entries there had been, which were dropped because of their age (Config.Retention).
 	Dropped int
+	// Alarms is how many events there are of records that did not belong where they lay (integrity.failed), FirstAlarm one of them: no
+	// fault of the trail, which tells of them.
+	Alarms     int
+	FirstAlarm string
 	// Faults in the order of the streams; empty: nothing was changed, dropped or reordered. Of a stream, each loss that the
 	// trail itself tells of, and then the first thing else that is wrong: what lies behind that one is not looked at.
 	Faults []Fault
@@ -97,6 +101,9 @@ func (s *Store) verifyStream(ctx context.Context, stream foundTrail, signed *sig
 			signed.report.FirstUnsigned.Stream = w.name.String()
 		}
 		signed.report.Unsigned += w.signed.unsigned
+	}
+	if report.Alarms += w.alarms; report.FirstAlarm == "" {
+		report.FirstAlarm = w.alarm
 	}
 	report.Streams++
 	report.Entries += w.entries

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"tokenbroker/broker"
 )
 
 // verifyChunk is how many entries are read at once.
@@ -25,6 +27,9 @@ type walk struct {
 	signed *signedStream
 
 	entries, events int
+	// alarms are entries of what does not belong where it lies, alarm the first event of them.
+	alarms int
+	alarm  string
 }
 
 // writerWalk is how far the chain of one writer was followed.
@@ -193,6 +198,11 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	}
 	w.entries++
 	w.events += len(events)
+	if m.kind == string(broker.EventIntegrityFailed) {
+		if w.alarms++; w.alarms == 1 {
+			w.alarm = events[0].ID
+		}
+	}
 	if w.signed != nil {
 		w.signed.entry(m, id, events[0].ID)
 	}

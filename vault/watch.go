@@ -56,6 +56,9 @@ func (s *Store) watch(ctx context.Context) {
 				}
 				todo, changed = s.memory.newest(), true
 			}
+			if steady := s.steady.Load(); steady == nil || steady.identity != now {
+				s.steady.Store(&steadyStore{identity: now, since: s.cfg.Now()})
+			}
 			known, failed = now, false
 			s.unhealed.Store(changed || len(todo) > 0)
 			todo, err = s.healAll(ctx, todo)

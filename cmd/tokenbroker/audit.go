@@ -80,6 +80,10 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 
 // told prints what verifying found.
 func told(con *console, report vault.Report) error {
+	if report.Alarms > 0 {
+		_, _ = fmt.Fprintf(con.out, "note: %s that a record did not belong where it lay (integrity.failed), among them %s: somebody may have written to Redis, or the keyset is a wrong one\n",
+			counted(report.Alarms, "entry says", "entries say"), report.FirstAlarm)
+	}
 	if len(report.Faults) == 0 {
 		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s%s\n",
 			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), signedText(report.Signed), dropped(report.Dropped))

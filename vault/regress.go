@@ -1,0 +1,48 @@
+package vault
+
+import (
+	"context"
+	"time"
+
+	"tokenbroker/broker"
+)
+
+// steadyStore is the history that the store has had since a time, as watch found.
+type steadyStore struct {
+	identity string
+	since    time.Time
+}
+
+// steadySince tells whether the store had no reason to lose what is remembered: it neither started nor changed its master since that was
+// written. Then whoever took it away has written to the store (threats.md, row 34).
+func (s *Store) steadySince(ctx context.Context, m *remembered) bool {
+	steady := s.steady.Load()
+	if steady == nil || steady.identity == "" || !steady.since.Before(m.at) || s.unhealed.Load() {
+		return false
+	}
+	// It may have changed after watch looked last.
+	now, err := s.identity(ctx)
+	return err == nil && now == steady.identity
+}
+
+// regressed records that an older record, or none, lay in the place of what this process wrote, for no reason that the store has. What was
+// written is put back already, and what lay there was not used.
+func (s *Store) regressed(ctx context.Context, m *remembered) {
+	if m.consent || m.shared != "" || !s.steadySince(ctx, m) {
+		return
+	}
+	e := broker.Entry{Type: broker.EventIntegrityFailed, Time: s.cfg.Now().UTC(), Tenant: m.tenant, Connection: m.id, Outcome: "healed",
+		Reason: "an older record, or none, lay in the place of the newest one; that was put back"}
+	if conn, err := s.rememberedConnection(m); err == nil {
+		e.Subject, e.Connector, e.Client = conn.Subject, conn.Connector, conn.Client
+	}
+	id, err := s.randomID()
+	if err == nil {
+		e.Scopes = []broker.EventScope{{ID: id}}
+		var drafts []draft
+		if drafts, err = s.drafts(m.tenant, []broker.Entry{e}); err == nil {
+			_, err = s.trails.do(ctx, trailName{shard: m.shard, tenant: m.tenant}, id, Step{}, drafts)
+		}
+	}
+	s.cfg.Log.ErrorContext(ctx, "an older record lay in the place of the newest one, and the store had no reason to lose that: someone may have written to the store", "connection", m.id, "recorded", err == nil)
+}
