@@ -87,6 +87,11 @@ scale: deps ## Measure the dashboard with a million connections and ten million 
 kms: ## Run the keyset's KEK against an emulator of AWS KMS that others wrote.
 	$(GO) test -tags kms -count=1 -v -run '^TestLocalKMS$$' ./vault/kek/...
 
+.PHONY: flood
+flood: deps ## Flood the broker with 100,000 consents and a million callbacks by one client, and measure another one: a quarter of an hour; report to deploy/bench.
+	@mkdir -p deploy/bench
+	FLOOD_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-flood.md" $(GO) test -tags scale -count=1 -v -timeout 60m -run '^TestFloodAtFullSize$$' ./cmd/tokenbroker/e2e
+
 .PHONY: bench
 BENCH ?=
 bench: ## Measure the broker against the bare reference server, about a quarter of an hour on a quiet machine; report to deploy/bench. BENCH holds flags, such as --quick.

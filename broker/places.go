@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -66,6 +68,9 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 	if s.cfg.Places == nil || len(lists) == 0 {
 		return nil
 	}
+	if full := s.full.first(lists, s.cfg.Now()); full >= 0 {
+		return s.tooMany(caller, kinds[full], placeRetry, limitWords[kinds[full]])
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
 	full, err := s.cfg.Places.TakePlaces(ctx, c.ID, c.Deadline, lists)
@@ -73,6 +78,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 	case err != nil:
 		return storeError("count the pending consents", err)
 	case full >= 0:
+		s.full.note(lists[full], s.cfg.Now())
 		return s.tooMany(caller, kinds[full], placeRetry, limitWords[kinds[full]])
 	}
 	return nil
@@ -81,6 +87,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 // leavePlaces gives the places of a consent back that has ended. Should the store not take that now, they end with the link.
 func (s *Service) leavePlaces(ctx context.Context, c Consent) {
 	if lists, _ := s.consentPlaces(c); s.cfg.Places != nil && len(lists) > 0 && s.cfg.Now().Before(c.CreatedAt.Add(LinkLife)) {
+		s.full.forget(lists)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.AuditTimeout)
 		defer cancel()
 		if err := s.cfg.Places.LeavePlaces(ctx, c.ID, lists); err != nil {
@@ -96,4 +103,47 @@ func (s ConsentStatus) isOver() bool {
 		return false
 	}
 	return true
+}
+
+// fullLists are those that were found full a moment ago, so that a flood that goes on asks the store once a second and not each time.
+// A place that another replica's consent gives back shows here as much later.
+type fullLists struct {
+	mu    sync.Mutex
+	until map[string]time.Time
+}
+
+const (
+	fullFor      = time.Second
+	fullRemember = 10_000
+)
+
+func (l PlaceList) key() string { return strings.Join(l.Name, "\x00") }
+
+// first is the first of the lists that is known to be full, -1: none is.
+func (f *fullLists) first(lists []PlaceList, now time.Time) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, list := range lists {
+		if until, known := f.until[list.key()]; known && now.Before(until) && until.Sub(now) <= fullFor {
+			return i
+		}
+	}
+	return -1
+}
+
+func (f *fullLists) note(list PlaceList, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.until == nil || len(f.until) >= fullRemember {
+		f.until = map[string]time.Time{}
+	}
+	f.until[list.key()] = now.Add(fullFor)
+}
+
+func (f *fullLists) forget(lists []PlaceList) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, list := range lists {
+		delete(f.until, list.key())
+	}
 }

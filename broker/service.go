@@ -126,6 +126,7 @@ type Service struct {
 	silences           silences
 	limiter            *limiter
 	refusals           limitRefusals
+	full               fullLists
 	creating           chan struct{} // holds a value while a tenant's connector is made
 
 	jobWake   chan struct{} // holds a value when there may be a job to run

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"tokenbroker/broker"
 	"tokenbroker/web/webtest"
@@ -220,4 +221,28 @@ func TestThreat13Origins(t *testing.T) {
 	lacks(t, page, "evil.example")
 	script := body(t, s.get("/static/consent.js?origin=https://evil.example"))
 	lacks(t, script, `"*"`, `'*'`, "evil.example")
+}
+
+// Threat 68: in a flood, what comes from an address that missed too often is not looked up any more. Others are.
+func TestThreat68FloodedCallbacksAreNotLookedUp(t *testing.T) {
+	s := newSite(t, public, nil)
+	s.service.Finish = func(context.Context, broker.Callback) (broker.Finish, error) {
+		return broker.Finish{}, broker.Errorf(broker.CodeInvalidRequest, "there is no such state")
+	}
+	began := time.Now()
+	const flood = 3000
+	for range flood {
+		s.get("/oauth2/callback/google-drive?state=guess&code=c")
+	}
+	most := 30 + 1 + 1000 + int(time.Since(began).Seconds()*100+1)
+	if looked := s.service.Count("FinishConsent"); looked > most || looked < 1000 {
+		t.Errorf("%d of %d guesses were looked up, of %d", looked, flood, most)
+	}
+	before := s.service.Count("FinishConsent")
+	r := httptest.NewRequest(http.MethodGet, public+"/oauth2/callback/google-drive?state=guess&code=c", nil)
+	r.Header.Set("Test-Address", "192.0.2.99")
+	s.send(r)
+	if s.service.Count("FinishConsent") != before+1 {
+		t.Error("somebody else's callback is not looked up")
+	}
 }

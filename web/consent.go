@@ -113,8 +113,13 @@ func (w *Web) leave(c echo.Context, finish broker.Finish) error {
 
 // guess runs ask, which looks something up by a value that the browser brought, and counts it when there is no such
 // thing. An address that has guessed too often is told to wait; what is right works even then: many people share an
-// address, and nobody guesses 192 random bits.
+// address, and nobody guesses 192 random bits. Only in a flood, of more than all who share addresses with guessers would ask, it is not
+// looked up any more what comes from such an address: that is work which everybody else pays for.
 func (w *Web) guess(c echo.Context, ask func() error) error {
+	if wait := w.misses.wait(w.cfg.ClientIP(c.Request())); wait > 0 && !w.looks.AllowN(w.cfg.Now(), 1) {
+		w.cfg.Service.NoteGuessing(broker.GuessedLinks)
+		return &broker.Error{Code: broker.CodeSlowDown, Description: "too many misses from this address", RetryAfter: wait, Cause: errGuessing}
+	}
 	err := ask()
 	if _, off := broker.DisabledBy(err); err == nil || off {
 		return err // it is there

@@ -16,6 +16,9 @@ const maxAddresses = 10_000
 // globalMisses per second may happen in all before those who already missed are stopped: guessing from many addresses.
 const globalMisses = 100
 
+// looksPerSecond of addresses that missed too often are looked up all the same, from all of them together, and so many at once.
+const looksPerSecond, looksBurst = 100, 1000
+
 // limiter counts misses (wrong links, states, login tokens) by address: a token bucket each, in a bounded LRU. Hits cost nothing, so
 // an address that many people share is stopped only by its guesses.
 type limiter struct {

@@ -120,6 +120,7 @@ type Web struct {
 	sdk       sdk
 	cross     *http.CrossOriginProtection
 	misses    *limiter
+	looks     *rate.Limiter // of addresses that missed too often
 	logins    *limiter
 	recorded  *rate.Limiter // of failed logins that are on record each by itself
 	starts    *limiter      // of sign-ins at the operators' provider, which leave a record each
@@ -154,8 +155,8 @@ func New(cfg Config) (*Web, error) {
 	w := &Web{
 		cfg: cfg, origin: origin, https: origin.Scheme == "https", cross: http.NewCrossOriginProtection(),
 		streams: newLiveStream(),
-		misses:  newLimiter(cfg.Now, cfg.MissBurst, cfg.MissEvery),
-		logins:  newLimiter(cfg.Now, loginBurst, loginEvery), recorded: rate.NewLimiter(rate.Every(loginRecordEvery), loginRecordBurst), starts: newLimiter(cfg.Now, startBurst, startEvery),
+		misses:  newLimiter(cfg.Now, cfg.MissBurst, cfg.MissEvery), looks: rate.NewLimiter(looksPerSecond, looksBurst),
+		logins: newLimiter(cfg.Now, loginBurst, loginEvery), recorded: rate.NewLimiter(rate.Every(loginRecordEvery), loginRecordBurst), starts: newLimiter(cfg.Now, startBurst, startEvery),
 		exports: newSeats(exportsAtOnce, exportsEach), reaches: newSeats(reachesAtOnce, reachesEach),
 	}
 	if err := w.cross.AddTrustedOrigin(origin.String()); err != nil {

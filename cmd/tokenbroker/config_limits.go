@@ -18,7 +18,7 @@ func defaultLimits() broker.Limits {
 	return broker.Limits{
 		Client:    broker.Limit{Rate: 5000, Burst: 10_000, Consents: 10_000},
 		Tenant:    broker.Limit{Rate: 10_000, Burst: 20_000, Consents: 20_000},
-		Subject:   broker.Limit{Rate: 50, Burst: 500, Consents: mostSubjectConsents},
+		Subject:   broker.Limit{Rate: 200, Burst: 1000, Consents: mostSubjectConsents},
 		Address:   broker.Limit{Rate: 1, Burst: 60, Consents: 20_000},
 		WrongKeys: broker.Limit{Rate: 100, Burst: 1000},
 	}

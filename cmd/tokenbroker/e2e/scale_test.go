@@ -197,39 +197,6 @@ func (o *scaleOperator) measure(s *seeder, rounds int) string {
 
 var nextPage = regexp.MustCompile(`href="([^"]+)" rel="next"`)
 
-// resident is the memory that the process has.
-func (p *brokerProcess) resident(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
-	kb, err := strconv.Atoi(string(m[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kb << 10
-}
-
-func (c *redisCLI) infoText(name string) string {
-	c.t.Helper()
-	text, err := c.rdb.Info(context.Background(), "all").Result()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^` + name + `:([^\r\n]+)`).FindStringSubmatch(text)
-	if m == nil {
-		return ""
-	}
-	return m[1]
-}
-
-func (c *redisCLI) info(name string) int {
-	n, _ := strconv.Atoi(c.infoText(name))
-	return n
-}
-
 // calls counts how often the server got these commands.
 func (c *redisCLI) calls(names ...string) (n int) {
 	c.t.Helper()
