@@ -96,6 +96,9 @@ type ClientKey struct {
 type Config struct {
 	Service Service
 	Clients []ClientKey
+	// Erased tells whether the keyset of a tenant was destroyed: its clients are told so, whatever they ask. It must not block. nil:
+	// that is so of none.
+	Erased func(tenant string) bool
 	// Now is the clock.
 	Now func() time.Time
 	// Random makes request ids. It must be cryptographically secure and safe for concurrent use (crypto/rand.Reader).

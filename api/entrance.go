@@ -76,6 +76,9 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 	if err := a.cfg.Service.AdmitRequest(in.caller); err != nil {
 		return answer{}, err
 	}
+	if a.cfg.Erased != nil && a.cfg.Erased(client.Tenant) {
+		return answer{}, broker.Errorf(broker.CodeNotFound, "the tenant of this client was erased: nothing of it is left here")
+	}
 	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
 	if err := in.match.check(); err != nil {
 		return answer{}, err

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -264,14 +265,21 @@ func openVersioned[T any](seals *sealer, record map[string][]byte, format string
 		return body, 0, fmt.Errorf("version: %w", broker.ErrIntegrity)
 	}
 	plain, owner, err := seals.openAny(record[fieldBody], place(version))
+	if errors.Is(err, broker.ErrTenantErased) {
+		return body, 0, broker.ErrNotFound
+	}
 	if err != nil {
 		return body, 0, err
 	}
 	if err := json.Unmarshal(plain, &body); err != nil {
 		return body, 0, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
 	}
-	if tenant, is := is(body); !is || owner != "" && owner != tenant {
+	switch tenant, is := is(body); {
+	case !is || owner != "" && owner != tenant:
 		return body, 0, fmt.Errorf("sealed part: %w", broker.ErrIntegrity)
+	case seals.keyset.Erased(tenant):
+		var none T
+		return none, 0, broker.ErrNotFound
 	}
 	return body, version, nil
 }

@@ -99,7 +99,7 @@ func cutPlace(name trailName, version int64) []byte {
 func (s *Store) openCut(name trailName, record map[string][]byte) (*cut, error) {
 	c := &cut{}
 	body, version, err := openVersioned(s.seals, record, cutFormat, func(version int64) []byte { return cutPlace(name, version) },
-		func(storedCut) (string, bool) { return name.tenant, true })
+		func(storedCut) (string, bool) { return "", true })
 	if errors.Is(err, broker.ErrNotFound) {
 		return c, nil
 	}
@@ -126,7 +126,7 @@ func (s *Store) sealCut(name trailName, version int64, body storedCut) (string, 
 	if err != nil {
 		return "", fmt.Errorf("encode cut: %w", err)
 	}
-	return s.seals.sealFor(name.tenant, plain, cutPlace(name, version))
+	return s.seals.seal(plain, cutPlace(name, version))
 }
 
 // begin lets the walk begin where the stream was cut.

@@ -109,9 +109,9 @@ func (s *sealer) sealBody(n trailName, payload []byte, meta string) (string, err
 // openBody is sealBody backwards.
 func (s *sealer) openBody(n trailName, e TrailEntry) ([]byte, error) {
 	if len(e.Body) == 0 || e.Body[0] != entryBinary {
-		return s.openFor(n.tenant, []byte(e.Body), n.bodyPlace("1", e.Meta))
+		return s.openEntry(n.tenant, []byte(e.Body), n.bodyPlace("1", e.Meta))
 	}
-	return s.openFor(n.tenant, []byte(e.Body[1:]), n.bodyPlace("2", e.Meta))
+	return s.openEntry(n.tenant, []byte(e.Body[1:]), n.bodyPlace("2", e.Meta))
 }
 
 // draft is an entry on its way into a chain.

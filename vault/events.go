@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -312,6 +313,9 @@ func (s selection) matching(name trailName, e StreamEntry) ([]*broker.Event, err
 		return nil, nil
 	}
 	_, entry, err := s.store.openEntry(name, e.TrailEntry)
+	if errors.Is(err, broker.ErrTenantErased) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

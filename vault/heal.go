@@ -132,7 +132,7 @@ const healAttempts = 4
 // healed compares a record that was just read with what is remembered, and mends it. true: read it again.
 func (s *Store) healed(ctx context.Context, tenant, id string, record map[string][]byte) (changed bool, err error) {
 	m := s.memory.get(id)
-	if m == nil || m.tenant != tenant || len(record) > 0 && !m.consent && string(record[fieldTenant]) != tenant {
+	if m == nil || m.tenant != tenant || s.seals.keyset.Erased(tenant) || len(record) > 0 && !m.consent && string(record[fieldTenant]) != tenant {
 		return false, nil
 	}
 	what := m.find(record, s.cfg.Now())

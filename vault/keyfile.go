@@ -23,7 +23,7 @@ func ReadKeysetFile(path string) ([]byte, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("keyset file %s can be read by others than its owner (mode %04o): run chmod 600 %s", path, info.Mode().Perm(), path)
 	}
-	const limit = 1 << 20
+	const limit = 64 << 20 // of a tenant it takes some 2 KiB
 	content, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
 	case err != nil:
@@ -31,7 +31,7 @@ func ReadKeysetFile(path string) ([]byte, error) {
 	case len(content) == 0:
 		return nil, fmt.Errorf("keyset file %s is empty: make one with `tokenbroker keyset create`", path)
 	case len(content) > limit:
-		return nil, fmt.Errorf("keyset file %s is no keyset: it is larger than 1 MiB", path)
+		return nil, fmt.Errorf("keyset file %s is no keyset: it is larger than 64 MiB", path)
 	}
 	return content, nil
 }

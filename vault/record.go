@@ -262,7 +262,7 @@ func (s *Store) openConnection(tenant, id string, record, issued map[string][]by
 
 // openRecord is openConnection for who needs nothing of it later.
 func (s *Store) openRecord(tenant, id string, record, issued map[string][]byte) (broker.Connection, header, error) {
-	if len(record) == 0 || string(record[fieldTenant]) != tenant {
+	if len(record) == 0 || string(record[fieldTenant]) != tenant || s.seals.keyset.Erased(tenant) {
 		return broker.Connection{}, header{}, broker.ErrNotFound
 	}
 	c, h, err := s.clearRecord(tenant, id, record, issued)

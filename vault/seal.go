@@ -2,6 +2,7 @@ package vault
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -53,11 +54,28 @@ func (s *sealer) sealFor(tenant string, plain, place []byte) (string, error) {
 
 // sealEntry seals what nobody can seal anew: an entry of the tenant's audit trail.
 func (s *sealer) sealEntry(tenant string, plain, place []byte) (string, error) {
-	keys, err := s.keyset.current.Load().of(tenant)
+	all := s.keyset.current.Load()
+	keys, err := all.of(tenant)
 	if err != nil {
-		return "", err
+		keys = &all.ring // what is recorded of an erased tenant is not the tenant's any more
 	}
 	return encrypt(keys.trail, plain, place)
+}
+
+// openEntry opens what sealEntry sealed. Of an erased tenant that is what the installation's keys have sealed; ErrTenantErased for what
+// the tenant's own had, and for nothing else.
+func (s *sealer) openEntry(tenant string, sealed, place []byte) ([]byte, error) {
+	plain, owner, err := s.openAny(sealed, place)
+	id, _ := keyID(sealed)
+	switch {
+	case errors.Is(err, broker.ErrTenantErased) && !s.keyset.current.Load().erased[tenant][id]:
+		return nil, fmt.Errorf("open: sealed with another tenant's key: %w", broker.ErrIntegrity)
+	case err != nil:
+		return nil, err
+	case owner != "" && owner != tenant:
+		return nil, fmt.Errorf("open: sealed with another tenant's key: %w", broker.ErrIntegrity)
+	}
+	return plain, nil
 }
 
 func encrypt(with tink.AEAD, plain, place []byte) (string, error) {

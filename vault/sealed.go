@@ -98,7 +98,7 @@ func (s *Store) sealsIn(key string, record map[string][]byte, by beside) []seale
 	case "rp":
 		return body("", false, replicaPlace(id))
 	case "ac":
-		return body(id, false, cutPlace(trailName{shard: shard, tenant: id}, version))
+		return body("", false, cutPlace(trailName{shard: shard, tenant: id}, version))
 	case "swb", "swh":
 		return body("", false, switchesPlace(string(record[fieldWrite])))
 	}

@@ -117,6 +117,8 @@ func (s *Store) replaySettled(ctx context.Context, ids []string) error {
 		switch {
 		case err == nil:
 			commits = append(commits, c)
+		case errors.Is(err, broker.ErrTenantErased):
+			failed(id, s.spool.unsettle(ctx, id))
 		case !errors.Is(err, fs.ErrNotExist):
 			failed(id, err)
 		}

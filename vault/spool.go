@@ -163,6 +163,9 @@ func (p *spool) readFile(ctx context.Context, id, suffix string) (commit, error)
 	if f.Format != spoolFormat {
 		return commit{}, broker.ErrNewerFormat
 	}
+	if p.seals.keyset.Erased(f.Tenant) {
+		return commit{}, broker.ErrTenantErased
+	}
 	if owner != "" && owner != f.Tenant {
 		return commit{}, fmt.Errorf("sealed with another tenant's key: %w", broker.ErrIntegrity)
 	}
@@ -229,6 +232,9 @@ func (s *Store) replay(ctx context.Context, id string) (orphan *commit, err erro
 	c, err := s.spool.read(ctx, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // settled meanwhile
+	}
+	if errors.Is(err, broker.ErrTenantErased) {
+		return nil, s.spool.drop(ctx, id)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)

@@ -91,6 +91,9 @@ func (s *Store) openConnector(id string, record map[string][]byte) (broker.Tenan
 		return broker.TenantConnector{}, fmt.Errorf("connector: version: %w", broker.ErrIntegrity)
 	}
 	tenant := string(record[fieldTenant])
+	if s.seals.keyset.Erased(tenant) {
+		return broker.TenantConnector{}, broker.ErrNotFound
+	}
 	plain, err := s.seals.openFor(tenant, record[fieldBody], connectorPlace(tenant, id, version))
 	if err != nil {
 		return broker.TenantConnector{}, fmt.Errorf("connector: %w", err)

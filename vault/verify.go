@@ -21,6 +21,8 @@ type Report struct {
 	// fault of the trail, which tells of them.
 	Alarms     int
 	FirstAlarm string
+	// Erased are those of the Entries that can't be read, as the keyset of their tenant was destroyed. Their places in the chain hold.
+	Erased int
 	// Faults in the order of the streams; empty: nothing was changed, dropped or reordered. Of a stream, each loss that the
 	// trail itself tells of, and then the first thing else that is wrong: what lies behind that one is not looked at.
 	Faults []Fault
@@ -109,6 +111,7 @@ func (s *Store) verifyStream(ctx context.Context, stream foundTrail, signed *sig
 	report.Entries += w.entries
 	report.Events += w.events
 	report.Dropped += int(w.cut.Entries)
+	report.Erased += w.erased
 	for _, lost := range w.lost {
 		lost.Stream = w.name.String()
 		report.Faults = append(report.Faults, lost)

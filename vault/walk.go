@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,6 +31,7 @@ type walk struct {
 	// alarms are entries of what does not belong where it lies, alarm the first event of them.
 	alarms int
 	alarm  string
+	erased int // of the entries, those whose key was destroyed with the tenant's keyset
 }
 
 // writerWalk is how far the chain of one writer was followed.
@@ -148,6 +150,13 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		return unreadable("changed or forged: its id can't be read")
 	}
 	payload, entry, err := w.store.openEntry(w.name, e.TrailEntry)
+	erased := errors.Is(err, broker.ErrTenantErased)
+	if erased {
+		// Its key was destroyed with the tenant's keyset. What it says is gone, and whether its link follows from that; that it is there,
+		// in its place among those that others and the head tell of, is not.
+		entry, err = storedEntry{Type: m.kind, Connector: m.connector, Time: m.time}, nil
+		w.erased++
+	}
 	if err != nil {
 		return unreadable("changed or forged: its seal does not open here")
 	}
@@ -159,7 +168,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		return bad("reordered or repeated: an entry of an earlier place in its chain lies behind a later one")
 	case m.seq > writer.at.seq+1:
 		return writer.gap(m.seq-1, e.ID, events[0].ID, "between the entries of a chain")
-	case linkOf(writer.at.link, unlinked, payload) != m.link:
+	case !erased && linkOf(writer.at.link, unlinked, payload) != m.link:
 		return bad("changed: its link does not follow from the entry before it")
 	}
 	for _, a := range m.attests {
@@ -197,7 +206,9 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		writer.lastEvent, w.last = last, last
 	}
 	w.entries++
-	w.events += len(events)
+	if !erased {
+		w.events += len(events)
+	}
 	if m.kind == string(broker.EventIntegrityFailed) {
 		if w.alarms++; w.alarms == 1 {
 			w.alarm = events[0].ID

@@ -173,7 +173,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	}
 
 	address := clientIP(c.Proxies)
-	rest, err := api.New(api.Config{Service: a.service, Clients: keys, Now: time.Now, Random: rand.Reader, Log: cfg.Log, ClientIP: address})
+	rest, err := api.New(api.Config{Service: a.service, Clients: keys, Erased: cfg.Keyset.Erased, Now: time.Now, Random: rand.Reader, Log: cfg.Log, ClientIP: address})
 	if err != nil {
 		return err
 	}

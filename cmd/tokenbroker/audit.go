@@ -86,7 +86,7 @@ func told(con *console, report vault.Report) error {
 	}
 	if len(report.Faults) == 0 {
 		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s%s\n",
-			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), signedText(report.Signed), dropped(report.Dropped))
+			count(report.Events, "event"), counted(report.Entries, "entry", "entries"), count(report.Streams, "stream"), signedText(report.Signed), dropped(report.Dropped)+erased(report.Erased))
 		return nil
 	}
 	// What nobody but a tamperer does comes first.
@@ -130,6 +130,14 @@ func dropped(entries int) string {
 		return ""
 	}
 	return fmt.Sprintf("; %s before them were dropped, as audit.retention says", counted(entries, "entry", "entries"))
+}
+
+// erased tells of what nobody can read any more.
+func erased(entries int) string {
+	if entries == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %s of erased tenants can't be read, their keysets were destroyed, and are in their places in the chain", counted(entries, "entry", "entries"))
 }
 
 func counted(n int, one, many string) string {

@@ -21,6 +21,7 @@ type keysetCommand struct {
 	Disable keysetDisableCommand `cmd:"" help:"Make a key open nothing any more; it can be enabled again."`
 	Enable  keysetEnableCommand  `cmd:"" help:"Make a disabled key open again."`
 	Delete  keysetDeleteCommand  `cmd:"" help:"Remove a disabled key for good."`
+	Tenant  keysetTenantCommand  `cmd:"" help:"Manage keysets of single tenants, in the same file."`
 	Status  keysetStatusCommand  `cmd:"" help:"Show the keys, who has loaded them, and how many records each has sealed."`
 }
 

@@ -120,6 +120,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"rotation", testRotation},
 		{"sealing anew", testReseal}, {"sealing anew beside a write", testResealMeets}, {"sealing anew and crashes", testResealCrash},
 		{"sealing anew under writes", testResealUnderWrites}, {"sealing anew and a lost write", testResealLost}, {"sealing anew and a successor", testResealSuccessor},
+		{"keyset of a tenant", testTenantKeyset},
 		{"index", testIndex},
 		{"index of what ends", testIndexEnds},
 		{"index and crashes", testIndexCrash},

@@ -190,7 +190,7 @@ func everyKind(r *rig, s *vault.Store) (check func(*vault.Store)) {
 			r.Errorf("switches of a shard: %v", err)
 		}
 		r.verified(s)
-		if n := len(r.allEvents(s, tenant(r), broker.EventFilter{}, 100)); n != events {
+		if n := len(r.allEvents(s, tenant(r), broker.EventFilter{}, 100)); n < events {
 			r.Errorf("%d events, %d were recorded", n, events)
 		}
 	}

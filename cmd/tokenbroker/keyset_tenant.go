@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"tokenbroker/vault"
+)
+
+type keysetTenantCommand struct {
+	Create  keysetTenantCreateCommand  `cmd:"" help:"Make a keyset for a tenant; running brokers then seal its records anew with that."`
+	List    keysetTenantListCommand    `cmd:"" help:"List the tenants that have a keyset, or had one."`
+	Rotate  keysetTenantRotateCommand  `cmd:"" help:"Add a key to a tenant's keyset and make it primary."`
+	Destroy keysetTenantDestroyCommand `cmd:"" help:"Destroy a tenant's keyset: all that the tenant has here, and in backups, can't be read any more."`
+}
+
+// tenantFlags name a tenant's keyset.
+type tenantFlags struct {
+	keysetFlags
+	Tenant string `required:"" placeholder:"TENANT" help:"The tenant."`
+}
+
+// replaced makes the change of the file.
+func (f tenantFlags) replaced(con *console, change func(content []byte, kek vault.KEK) ([]byte, error)) error {
+	content, kek, err := f.read(con.env)
+	if err != nil {
+		return err
+	}
+	after, err := withKEK(f.File, f.Kek, kek, func(kek vault.KEK) ([]byte, error) { return change(content, kek) })
+	if err != nil {
+		return err
+	}
+	opened := openedKeyset{keysetFlags: f.keysetFlags, content: content}
+	return opened.replace(con.env, after)
+}
+
+type keysetTenantCreateCommand struct{ tenantFlags }
+
+// Run makes the tenant's keyset, beside that of the installation.
+func (c *keysetTenantCreateCommand) Run(con *console) error {
+	var key uint32
+	err := c.replaced(con, func(content []byte, kek vault.KEK) (after []byte, err error) {
+		after, key, err = vault.CreateTenantKeyset(content, kek, c.Tenant, time.Now())
+		return after, err
+	})
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(con.out, "%s: tenant %s has a keyset of its own, key %d. Running brokers take it up by themselves, and seal the tenant's records anew; copy the file to replicas that have their own, and keep a copy of it as of the one before.\n", c.File, c.Tenant, key)
+	return nil
+}
+
+type keysetTenantRotateCommand struct {
+	tenantFlags
+	Audit bool `help:"Rotate the key for entries of the audit trail, not the one for records."`
+}
+
+// Run replaces the file at once.
+func (c *keysetTenantRotateCommand) Run(con *console) error {
+	rotate := keysetRotateCommand{keysetFlags: c.keysetFlags, Audit: c.Audit, Tenant: c.Tenant}
+	return rotate.Run(con)
+}
+
+type keysetTenantListCommand struct{ keysetFlags }
+
+// Run prints names and keys.
+func (c *keysetTenantListCommand) Run(con *console) error {
+	content, kek, err := c.read(con.env)
+	if err != nil {
+		return err
+	}
+	all, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]vault.TenantKeyset, error) { return vault.TenantKeysets(content, kek) })
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "TENANT\tKEY\tFOR\tSTATUS\tPRIMARY\tCREATED")
+	for _, one := range all {
+		if !one.Destroyed.IsZero() {
+			_, _ = fmt.Fprintf(table, "%s\t-\t-\tdestroyed at %s\t-\t-\n", one.Tenant, one.Destroyed.Format(time.RFC3339))
+		}
+		for i, key := range one.All() {
+			use := "records"
+			if i >= len(one.Records) {
+				use = "audit"
+			}
+			_, _ = fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\n", one.Tenant, key.ID, use, key.Status, yesNo(key.Primary), created(key))
+		}
+	}
+	return table.Flush()
+}
+
+type keysetTenantDestroyCommand struct {
+	tenantFlags
+	Yes string `name:"confirm" placeholder:"TENANT" help:"The tenant's name once more: this can't be taken back."`
+}
+
+// Run destroys it.
+func (c *keysetTenantDestroyCommand) Run(con *console) error {
+	if c.Yes != c.Tenant {
+		return &usageError{fmt.Sprintf("this makes all that tenant %s has here, and in every backup, unreadable for good: give --confirm %s", c.Tenant, c.Tenant)}
+	}
+	if err := c.replaced(con, func(content []byte, kek vault.KEK) ([]byte, error) {
+		return vault.DestroyTenantKeyset(content, kek, c.Tenant, time.Now())
+	}); err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(con.out, "%s: the keyset of tenant %s is destroyed. Running brokers refuse the tenant's requests within seconds; destroy every copy of the file from before, which could still read what the tenant had, and replace it on replicas that have their own.\n", c.File, c.Tenant)
+	return nil
+}
