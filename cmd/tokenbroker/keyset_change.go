@@ -115,7 +115,7 @@ func afterwards(do vault.KeysetAction) string {
 	case vault.KeysetDisable:
 		return " `keyset enable` takes that back; once nothing misses it, `keyset delete` removes it."
 	case vault.KeysetDelete:
-		return " Destroy the copies of the file that still have it, and the backups of Redis from before the records were sealed anew are unreadable."
+		return " Destroy the copies of the file that still have it: then backups of Redis from before the records were sealed anew can't be read any more."
 	}
 	return ""
 }
