@@ -4,4 +4,5 @@
 //
 //	file.go     lines appended to a file, and synced
 //	webhook.go  lines posted to a URL
+//	archive.go  files in a directory, compressed
 package sinks

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ type Retention struct {
 	// Archived, if set, tells for each stream the id of the last entry that an archive has, "" if it has none: nothing behind it is
 	// dropped, however old it is. An error: nothing is dropped this time.
 	Archived func(ctx context.Context, streams []TrailStream) ([]string, error)
+	// Archive, if set, makes a file of that name of what write writes, and returns when the disk has it, under its name, whole; after an
+	// error of write nothing is left, and that error is returned. What is dropped was archived before (archive.go).
+	Archive func(ctx context.Context, name string, write func(io.Writer) error) error
 	// Interval is how often Run looks. Default 1 h.
 	Interval time.Duration
 }
@@ -77,7 +81,10 @@ type retainer struct {
 	held map[trailName]string
 	// behind: something that is due could not be dropped in this round.
 	behind bool
-	oldest uint64 // ms of the oldest entry that was due in this round
+	again  bool // what is behind can be gone on with at once
+	// archived is up to where each stream is in an archive of this process.
+	archived map[trailName]streamID
+	oldest   uint64 // ms of the oldest entry that was due in this round
 }
 
 // keepTrail drops old events now and then, until ctx ends.
@@ -85,6 +92,9 @@ func (s *Store) keepTrail(ctx context.Context) {
 	failing := false
 	for {
 		more, err := s.TrimTrail(ctx)
+		if s.trimFailure.Store(nil); err != nil && ctx.Err() == nil {
+			s.trimFailure.Store(&err)
+		}
 		switch {
 		case err != nil && ctx.Err() == nil && !failing:
 			s.cfg.Log.WarnContext(ctx, "events that are older than they are kept can't be dropped now; that is tried again", "error", err)
@@ -129,7 +139,7 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 	if err != nil || below == 0 {
 		return false, err
 	}
-	r.behind, r.oldest = false, below
+	r.behind, r.again, r.oldest = false, false, below
 	var due []dueStream
 	for len(names) > 0 {
 		n := min(len(names), trimStreams)
@@ -159,7 +169,7 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 		}
 	}
 	if r.behind || !r.claims.mine(0, s.cfg.Now()) {
-		return false, nil
+		return r.again, nil
 	}
 	if s.signer != nil {
 		if err := s.dropCheckpoints(ctx, fromMillis(int64(below))); err != nil {
@@ -274,6 +284,9 @@ func (r *retainer) due(ctx context.Context, names []trailName, below uint64) ([]
 		}
 	}
 	archived := r.store.cfg.Retention.Archived
+	if len(due) > 0 && r.store.cfg.Retention.Archive != nil {
+		return r.archive(ctx, due)
+	}
 	if archived == nil || len(due) == 0 {
 		return due, nil
 	}

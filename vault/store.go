@@ -90,6 +90,7 @@ type Store struct {
 	follower    *follower // nil: the backend has no lists, so there is no index
 	retainer    *retainer // nil: everything is kept
 	signer      *signer   // nil: the trail is not signed
+	trimFailure atomic.Pointer[error]
 	// connectors are this process's writes of tenants' connectors.
 	connectors connectorWrites
 	// switches is what this process knows of the table of kill switches.
@@ -176,7 +177,7 @@ func New(cfg Config) (*Store, error) {
 		if !ok {
 			return nil, errors.New("vault: config has a Retention, and its Backend can't drop anything")
 		}
-		s.retainer = &retainer{store: s, trimmer: trimmer, held: make(map[trailName]string)}
+		s.retainer = &retainer{store: s, trimmer: trimmer, held: make(map[trailName]string), archived: make(map[trailName]streamID)}
 	}
 	s.trails = &chains{backend: cfg.Backend, seals: s.seals, random: cfg.Random, ioTime: cfg.RoundTrip, now: cfg.Now, cutOf: s.readCut, streams: make(map[trailName]*chain)}
 	if cfg.Signing.Keys != nil {

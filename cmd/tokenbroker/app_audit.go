@@ -43,5 +43,8 @@ func (a *app) checkAudit(context.Context) trouble {
 				count(p.Waiting, "checkpoint"), p.To, p.Oldest.UTC().Format(time.RFC3339), p.Failure))
 		}
 	}
+	if err := a.store.TrimFailure(); err != nil {
+		wrong = append(wrong, fmt.Sprintf("old events are not dropped: %v", err))
+	}
 	return trouble{text: strings.Join(wrong, "; "), serves: true}
 }

@@ -13,6 +13,7 @@ import (
 type auditCommand struct {
 	Verify auditVerifyCommand `cmd:"" help:"Walk the audit trail; name the first event that was changed, dropped or reordered."`
 	Prove  auditProveCommand  `cmd:"" help:"Make a proof of one event, which needs nothing but a public key to be verified."`
+	Export auditExportCommand `cmd:"" help:"Write events, or all of the trail, to a file that verifies on its own."`
 	Key    auditKeyCommand    `cmd:"" help:"Make the keys that sign the audit trail, and print their public halves."`
 }
 
@@ -20,6 +21,7 @@ type auditVerifyCommand struct {
 	Config      string   `placeholder:"FILE" help:"The configuration file."`
 	Checkpoints []string `placeholder:"FILE" help:"Files with checkpoints that were published outside of Redis, beside those that the configuration names."`
 	Key         []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them, beside those in audit.signing_key."`
+	Archive     []string `placeholder:"FILE" help:"Verify these archives or exports, offline; with --key the signatures too. No configuration is needed."`
 	Proof       string   `placeholder:"FILE" help:"Verify this proof of one event, offline; needs --key and no configuration."`
 	Strict      bool     `help:"Take entries that no checkpoint has, although later ones are signed, for tampered with."`
 }
@@ -29,8 +31,11 @@ const verifyTimeout = 12 * time.Hour
 
 // Run reads only; brokers may run meanwhile.
 func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
-	if c.Proof != "" {
+	switch {
+	case c.Proof != "":
 		return c.proof(con)
+	case len(c.Archive) > 0:
+		return c.archive(con)
 	}
 	if c.Config == "" {
 		return &usageError{"--config is needed; see tokenbroker audit verify --help"}

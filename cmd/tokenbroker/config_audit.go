@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tokenbroker/broker"
+	"tokenbroker/sinks"
 	"tokenbroker/vault"
 )
 
@@ -28,6 +29,8 @@ type AuditConfig struct {
 	// PublishFile and PublishWebhook get each checkpoint, outside of Redis; "": nobody does.
 	PublishFile    string
 	PublishWebhook broker.Secret // a URL, whose path may be a secret
+	// ArchiveDir gets what is dropped before it is; "": that is gone.
+	ArchiveDir string
 }
 
 // audit reads audit. What is left out is not done; kek is what wraps the signing key.
@@ -38,7 +41,7 @@ func (o object) audit(kek string) (vault.Retention, AuditConfig) {
 	if n == nil {
 		return keep, cfg
 	}
-	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish")
+	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish", "archive_dir")
 	if !ok {
 		return keep, cfg
 	}
@@ -53,7 +56,15 @@ func (o object) audit(kek string) (vault.Retention, AuditConfig) {
 		}
 	}
 	audit.publish(&cfg)
-	return audit.retention(), cfg
+	keep = audit.retention()
+	if dir := audit.text("archive_dir", "", anyPath); dir != "" {
+		cfg.ArchiveDir = o.s.path(dir)
+		if keep.Age == 0 && keep.Entries == 0 && len(o.s.problems) == 0 {
+			audit.fail("archive_dir", "", audit.get("archive_dir"), "has no use without audit.retention, which says what is dropped and so archived; for a file now and then: tokenbroker audit export")
+		}
+		keep.Archive = sinks.Archives{Dir: cfg.ArchiveDir}.Make
+	}
+	return keep, cfg
 }
 
 // openSigning opens the file for real, as openKeyset does.

@@ -51,6 +51,7 @@ var libraries = []struct {
 	{"golang.org/x/oauth2", []string{"providers"}},
 	{"github.com/zitadel/oidc/", []string{"providers/sandbox"}},
 	{"github.com/labstack/echo/", []string{"api", "web", "cmd"}},
+	{"github.com/klauspost/compress/", []string{"sinks"}},
 	{"github.com/nicksnyder/go-i18n/", []string{"web."}},
 	{"github.com/alicebob/miniredis/", []string{"cmd"}},
 	{"github.com/alecthomas/kong", []string{"cmd"}},
