@@ -7,6 +7,7 @@ SHELL := /usr/bin/env bash
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo devel)
 COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
@@ -14,9 +15,25 @@ COMMIT ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# The same sources, version, commit and Go make the same bytes, wherever they lie and whether git is there or not.
+OUT ?= bin/tokenbroker
 .PHONY: build
 build: ## Build bin/tokenbroker.
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/tokenbroker ./cmd/tokenbroker
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $(OUT) ./cmd/tokenbroker
+
+.PHONY: reproducible
+reproducible: ## Build what is committed twice, in two directories, without git and without a cache for the second; compare.
+	@one="$$(mktemp -d)"; two="$$(mktemp -d)"; trap 'chmod -R u+w "$$one" "$$two"; rm -rf "$$one" "$$two"' EXIT; \
+	mkdir -p "$$two/somewhere/else"; \
+	git archive HEAD | tar -x -C "$$one"; git archive HEAD | tar -x -C "$$two/somewhere/else"; \
+	$(MAKE) --no-print-directory -C "$$one" build OUT="$$one/tokenbroker" VERSION=$(VERSION) COMMIT=$(COMMIT); \
+	GOCACHE="$$two/cache" $(MAKE) --no-print-directory -C "$$two/somewhere/else" build OUT="$$two/tokenbroker" VERSION=$(VERSION) COMMIT=$(COMMIT); \
+	(cd "$$one" && sha256sum tokenbroker); (cd "$$two" && sha256sum tokenbroker); \
+	cmp "$$one/tokenbroker" "$$two/tokenbroker" && echo "the two builds are the same"
+
+.PHONY: sbom
+sbom: build ## Write bin/tokenbroker.cdx.json: what bin/tokenbroker is made of (CycloneDX).
+	$(GO) run $(CYCLONEDX) bin -json -version $(VERSION) -output bin/tokenbroker.cdx.json bin/tokenbroker
 
 .PHONY: deps
 deps: ## Install what the tests run besides Go: redis-server, chromium, curl, python3, nodejs, and gcc for the race detector.
@@ -82,6 +99,19 @@ chaos: deps ## Kill, stop and cut off replicas, Redis and the provider, some 20 
 scale: deps ## Measure the dashboard with a million connections and ten million events: half an hour and 10 GiB; report to deploy/bench.
 	@mkdir -p deploy/bench
 	SCALE_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-dashboard.md" $(GO) test -tags scale -count=1 -v -timeout 120m -run '^TestDashboardAtScale$$' ./cmd/tokenbroker/e2e
+
+# Each runs by itself: go test fuzzes one function of one package at a time. What is found is written below testdata/fuzz of its
+# package, and is a case of make test from then on.
+.PHONY: fuzz
+FUZZTIME ?= 10m
+FUZZ ?= .
+fuzz: ## Run every fuzz test whose name fits FUZZ, one after the other, for FUZZTIME each.
+	@failed=(); \
+	while IFS=: read -r file name; do \
+		echo "== $$name ($$(dirname "$$file"))"; \
+		$(GO) test "$$(dirname "$$file")" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) || failed+=("$$name"); \
+	done < <(grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sed 's/func //' | grep -E ':.*($(FUZZ))' | sort); \
+	if [ $${#failed[@]} -gt 0 ]; then echo "found something: $${failed[*]}" >&2; exit 1; fi
 
 .PHONY: kms
 kms: ## Run the keyset's KEK against an emulator of AWS KMS that others wrote.

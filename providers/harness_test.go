@@ -73,7 +73,7 @@ func (f *fakeProvider) answers(path string, status int, body string) {
 }
 
 // definitions parses providers: text, URL standing for the fake's address.
-func definitions(t *testing.T, text string) ([]*Definition, Problems) {
+func definitions(t testing.TB, text string) ([]*Definition, Problems) {
 	t.Helper()
 	var node yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &node); err != nil {
@@ -102,7 +102,7 @@ type setup struct {
 }
 
 // connect makes a registry with the one connector "files".
-func connect(t *testing.T, s setup) *Registry {
+func connect(t testing.TB, s setup) *Registry {
 	t.Helper()
 	defs, problems := definitions(t, s.yaml)
 	if err := problems.err(); err != nil {

@@ -29,7 +29,7 @@ import (
 var noticeClock = time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
 
 // noticed makes a registry with one connector to a provider of the catalogue.
-func noticed(t *testing.T, provider string, change func(*ConnectorConfig), custom ...*Definition) *Registry {
+func noticed(t testing.TB, provider string, change func(*ConnectorConfig), custom ...*Definition) *Registry {
 	t.Helper()
 	c := ConnectorConfig{ID: "it", Provider: provider, ClientID: "client-1", ClientSecret: broker.NewSecret("client-secret"), NoticeSecret: broker.NewSecret("notice-secret"), Scopes: []string{"read"}}
 	if change != nil {

@@ -36,7 +36,7 @@ type forger struct {
 	clock  time.Time
 }
 
-func newForger(t *testing.T) *forger {
+func newForger(t testing.TB) *forger {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -75,7 +75,7 @@ func (f *forger) claims() map[string]any {
 }
 
 // sign makes a token with the key, RS256 and the header's further fields.
-func sign(t *testing.T, key any, alg jose.SignatureAlgorithm, kid string, head map[jose.HeaderKey]any, claims any) string {
+func sign(t testing.TB, key any, alg jose.SignatureAlgorithm, kid string, head map[jose.HeaderKey]any, claims any) string {
 	t.Helper()
 	options := &jose.SignerOptions{ExtraHeaders: map[jose.HeaderKey]any{}}
 	maps.Copy(options.ExtraHeaders, head)
@@ -105,7 +105,7 @@ func sign(t *testing.T, key any, alg jose.SignatureAlgorithm, kid string, head m
 	return text
 }
 
-func (f *forger) client(t *testing.T, change func(*login.ClientConfig)) *login.Clients {
+func (f *forger) client(t testing.TB, change func(*login.ClientConfig)) *login.Clients {
 	t.Helper()
 	cfg := login.ClientConfig{ID: "chat", Issuer: f.URL, ClientID: "abc", ClientSecret: broker.NewSecret("canary-secret")}
 	if change != nil {
@@ -119,7 +119,7 @@ func (f *forger) client(t *testing.T, change func(*login.ClientConfig)) *login.C
 	return c
 }
 
-func redeem(t *testing.T, c *login.Clients) (broker.Login, error) {
+func redeem(t testing.TB, c *login.Clients) (broker.Login, error) {
 	t.Helper()
 	auth, err := c.AuthorizationURL(t.Context(), "chat", request())
 	if err != nil {
