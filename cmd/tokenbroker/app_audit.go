@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"tokenbroker/providers"
-	"tokenbroker/sinks"
 	"tokenbroker/vault"
+	"tokenbroker/vault/sinks"
 )
 
 // signing is how the trail is signed and where that is published.

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"tokenbroker/broker"
-	"tokenbroker/sinks"
 	"tokenbroker/vault"
+	"tokenbroker/vault/sinks"
 )
 
 const (

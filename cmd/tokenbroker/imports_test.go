@@ -35,8 +35,7 @@ var rooms = []struct {
 	{"web", []string{"broker"}},
 	{"vault", []string{"broker"}},
 	{"providers", []string{"broker"}},
-	{"sinks", []string{"broker"}},
-	{"cmd", []string{"broker", "api", "web", "vault", "providers", "sinks", "cmd"}},
+	{"cmd", []string{"broker", "api", "web", "vault", "providers", "cmd"}},
 }
 
 // libraries may be imported only in these folders; a folder with a dot at its end excludes those below it. Programs of
@@ -51,7 +50,7 @@ var libraries = []struct {
 	{"golang.org/x/oauth2", []string{"providers"}},
 	{"github.com/zitadel/oidc/", []string{"providers/sandbox"}},
 	{"github.com/labstack/echo/", []string{"api", "web", "cmd"}},
-	{"github.com/klauspost/compress/", []string{"sinks"}},
+	{"github.com/klauspost/compress/", []string{"vault/sinks"}},
 	{"github.com/nicksnyder/go-i18n/", []string{"web."}},
 	{"github.com/alicebob/miniredis/", []string{"cmd"}},
 	{"github.com/alecthomas/kong", []string{"cmd"}},
