@@ -67,8 +67,11 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 	}
 	client, err := a.keys.authenticate(in.http.Header)
 	if err != nil {
-		if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
-			return answer{}, slow
+		// Who sends no key guesses none, and is told so however often.
+		if in.http.Header.Get("Authorization") != "" {
+			if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
+				return answer{}, slow
+			}
 		}
 		return answer{}, err
 	}

@@ -73,7 +73,8 @@ func TestThreat39WrongKeys(t *testing.T) {
 		t.Errorf("told that it came from %q", from)
 	}
 	b.service.admitWrongKey = func(string) error { return tooMany(time.Second) }
-	for _, key := range []string{"Bearer wrong", "Basic YTpi", ""} {
+	b.call("GET", "/v1/connectors", "", "Authorization", "").refused(t, http.StatusUnauthorized, broker.CodeInvalidClient) // no key is no guess
+	for _, key := range []string{"Bearer wrong", "Basic YTpi"} {
 		r := b.call("GET", "/v1/connectors", "", "Authorization", key)
 		r.refused(t, http.StatusTooManyRequests, broker.CodeSlowDown)
 		if r.header.Get("Retry-After") != "1" || r.header.Get("Www-Authenticate") != "" {

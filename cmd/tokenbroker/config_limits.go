@@ -13,14 +13,16 @@ const mostRate = 10_000_000
 // cap the same one always comes back.
 const mostSubjectConsents = 100
 
-// defaultLimits are such that no honest load meets them, and one caller can't take the broker from all others.
+// defaultLimits are such that no honest load meets them: requests as fast as two processors can answer them, so that who measures one
+// client, or one subject, measures the broker and not a limit. Who has many tenants gives them less. Pending links cost memory, and are
+// bounded well below what that would allow.
 func defaultLimits() broker.Limits {
 	return broker.Limits{
-		Client:    broker.Limit{Rate: 5000, Burst: 10_000, Consents: 10_000},
-		Tenant:    broker.Limit{Rate: 10_000, Burst: 20_000, Consents: 20_000},
-		Subject:   broker.Limit{Rate: 200, Burst: 1000, Consents: mostSubjectConsents},
-		Address:   broker.Limit{Rate: 1, Burst: 60, Consents: 20_000},
-		WrongKeys: broker.Limit{Rate: 100, Burst: 1000},
+		Client:    broker.Limit{Rate: 20_000, Burst: 40_000, Consents: 20_000},
+		Tenant:    broker.Limit{Rate: 40_000, Burst: 80_000, Consents: 40_000},
+		Subject:   broker.Limit{Rate: 10_000, Burst: 20_000, Consents: mostSubjectConsents},
+		Address:   broker.Limit{Rate: 5, Burst: 1000, Consents: 40_000},
+		WrongKeys: broker.Limit{Rate: 500, Burst: 10_000},
 	}
 }
 

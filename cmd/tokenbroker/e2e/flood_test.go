@@ -32,7 +32,7 @@ type floodSize struct {
 // Threats 16, 52, 68 and 69 at a small size, by one client and from one address: what a flood of consents and of callbacks with states that
 // nobody gave out leaves in Redis and in the process is bounded, and another client gets its tokens as before. make flood runs it at full size.
 func TestThreat68Flood(t *testing.T) {
-	report := flood(t, floodSize{consents: 2000, callbacks: 20_000, pending: 300, consentRate: 1000, callbackRate: 4000, samples: 100, floor: 150 * time.Millisecond, resident: 96 << 20, perConsent: 8 << 10})
+	report := flood(t, floodSize{consents: 2000, callbacks: 20_000, pending: 300, consentRate: 1000, callbackRate: 4000, samples: 100, floor: 400 * time.Millisecond, resident: 96 << 20, perConsent: 8 << 10})
 	t.Log("\n" + report)
 }
 

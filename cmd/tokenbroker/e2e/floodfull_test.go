@@ -15,7 +15,7 @@ import (
 func TestFloodAtFullSize(t *testing.T) {
 	began := time.Now()
 	size := floodSize{
-		consents: int(setting(t, "FLOOD_CONSENTS", 100_000)), callbacks: int(setting(t, "FLOOD_CALLBACKS", 1_000_000)), pending: 10_000,
+		consents: int(setting(t, "FLOOD_CONSENTS", 100_000)), callbacks: int(setting(t, "FLOOD_CALLBACKS", 1_000_000)), pending: 20_000,
 		consentRate: int(setting(t, "FLOOD_CONSENT_RATE", 500)), callbackRate: int(setting(t, "FLOOD_CALLBACK_RATE", 2500)), samples: 1000, floor: 20 * time.Millisecond, resident: 192 << 20, perConsent: 8 << 10,
 	}
 	report := flood(t, size)

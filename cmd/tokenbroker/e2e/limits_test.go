@@ -12,7 +12,7 @@ import (
 
 // Threat 69: a tenant at twenty times what it may is told to come again, and another one gets its tokens as before.
 func TestThreat69NoisyNeighbour(t *testing.T) {
-	t.Log("\n" + noisyNeighbour(t, floodSize{samples: 100, floor: 150 * time.Millisecond}, 8000))
+	t.Log("\n" + noisyNeighbour(t, floodSize{samples: 100, floor: 400 * time.Millisecond}, 8000))
 }
 
 func noisyNeighbour(t *testing.T, size floodSize, requests int) string {
