@@ -132,8 +132,11 @@ func OpenSigningKeys(content []byte, kek KEK) (*SigningKeys, error) {
 	last := file.Keys[len(file.Keys)-1]
 	key := public[len(public)-1]
 	seed, err := kek.Decrypt(last.Sealed, signingAD(key.key))
-	if err != nil || len(seed) != ed25519.SeedSize {
-		return nil, errors.New("the audit signing key can't be opened: it was made with another KEK, or the file is damaged")
+	if err != nil {
+		return nil, fmt.Errorf("the audit signing key can't be opened (is it the KEK that it was made with?): %w", err)
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, errors.New("the audit signing key can't be opened: the file is damaged")
 	}
 	private := ed25519.NewKeyFromSeed(seed)
 	clear(seed)

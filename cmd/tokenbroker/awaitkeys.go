@@ -21,7 +21,7 @@ const (
 )
 
 // awaitKeys opens the doors, tells on them that the process is alive and can't serve yet, and asks the key management service
-// until the keyset opens. Then cfg.Keys is set. It is not if ctx ended first. A refusal is an error: nobody is served before
+// until the keyset opens, and the keys that sign the audit trail. Then cfg.Keys is set. It is not if ctx ended first. A refusal is an error: nobody is served before
 // somebody mends it, and a process that ends says so more loudly than one that waits.
 func awaitKeys(ctx context.Context, cfg *Config, env environment, telemetry *telemetry, log *slog.Logger) (*doors, error) {
 	d, err := openDoors(ctx, cfg, log)
@@ -70,7 +70,14 @@ func (c *Config) askForKeys(env environment) error {
 	if err != nil {
 		return err
 	}
-	return c.openKeys(c.Keyset, key, content)
+	if err := c.openKeys(c.Keyset, key, content); err != nil || c.Audit.SigningFile == "" {
+		return err
+	}
+	if content, err = readSigningFile(c.Audit.SigningFile, env); err != nil {
+		return err
+	}
+	c.Audit.Signing, err = openSigningKeys(c.Audit.SigningFile, c.Keyset.KEK, key, content)
+	return err
 }
 
 // withoutKeys answers everything with the API's 503: nothing can be read, and nobody authenticated would change that.

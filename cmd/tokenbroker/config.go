@@ -32,7 +32,7 @@ type Config struct {
 	Volatile  bool // allow_volatile_redis
 	Keyset    KeysetConfig
 	Keys      *vault.Keyset // of Keyset, opened; nil only beside KeysWait
-	// KeysWait is why Keys could not be opened though nothing is wrong with the configuration: the key management service can't
+	// KeysWait is why Keys, or those that sign the audit trail, could not be opened though nothing is wrong with the configuration: the key management service can't
 	// be asked. Only whoever said that it waits (environment.waits) gets it; for others it is a problem.
 	KeysWait   error
 	KeysSum    [sha256.Size]byte // of the file that Keys is from
@@ -151,6 +151,9 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg.RefreshesAtOnce = o.number("refreshes_at_once", 128, 1, 256)
 	cfg.StoredForm = o.number("stored_form", 0, 1, knownForms)
 	cfg.Retention, cfg.Audit = o.audit(cfg.Keyset.KEK)
+	if cfg.KeysWait == nil {
+		cfg.KeysWait = cfg.Audit.wait
+	}
 
 	cfg.Connectors = o.connectors()
 	cfg.Providers = o.providers(cfg.Connectors)

@@ -10,6 +10,7 @@ import (
 
 	"tokenbroker/broker"
 	"tokenbroker/vault"
+	"tokenbroker/vault/kek"
 	"tokenbroker/vault/sinks"
 )
 
@@ -22,8 +23,11 @@ const (
 
 // AuditConfig is what is done about the audit trail beside keeping it.
 type AuditConfig struct {
-	// Signing are the keys that sign it; nil: it is not signed.
-	Signing *vault.SigningKeys
+	// Signing are the keys that sign it, from SigningFile; nil: it is not signed, or wait says why they could not be opened though
+	// nothing is wrong with the configuration (Config.KeysWait).
+	Signing     *vault.SigningKeys
+	SigningFile string
+	wait        error
 	// CheckpointEvery is how often that is done; default 10 s.
 	CheckpointEvery time.Duration
 	// PublishFile and PublishWebhook get each checkpoint, outside of Redis; "": nobody does.
@@ -33,8 +37,8 @@ type AuditConfig struct {
 	ArchiveDir string
 }
 
-// audit reads audit. What is left out is not done; kek is what wraps the signing key.
-func (o object) audit(kek string) (vault.Retention, AuditConfig) {
+// audit reads audit. What is left out is not done; wrap is the reference of the KEK, which wraps the signing key too.
+func (o object) audit(wrap string) (vault.Retention, AuditConfig) {
 	var keep vault.Retention
 	var cfg AuditConfig
 	n := o.get("audit")
@@ -47,7 +51,8 @@ func (o object) audit(kek string) (vault.Retention, AuditConfig) {
 	}
 	cfg.CheckpointEvery = audit.duration("checkpoint_every", 10*time.Second, time.Second, time.Minute)
 	if file := audit.text("signing_key", "", anyPath); file != "" {
-		cfg.Signing = audit.openSigning(o.s.path(file), kek)
+		cfg.SigningFile = o.s.path(file)
+		cfg.Signing, cfg.wait = audit.openSigning(cfg.SigningFile, wrap)
 	} else {
 		for _, key := range []string{"publish", "checkpoint_every"} {
 			if n := audit.get(key); n != nil {
@@ -67,25 +72,33 @@ func (o object) audit(kek string) (vault.Retention, AuditConfig) {
 	return keep, cfg
 }
 
-// openSigning opens the file for real, as openKeyset does.
-func (o object) openSigning(file, reference string) *vault.SigningKeys {
+// openSigning opens the file for real, as openKeyset does; wait: the key management service can't be asked now.
+func (o object) openSigning(file, reference string) (keys *vault.SigningKeys, wait error) {
 	content, err := readSigningFile(file, o.s.env)
 	if err != nil {
 		o.fail("signing_key", ":", o.get("signing_key"), "%s", err)
-		return nil
+		return nil, nil
 	}
 	if reference == "" {
-		return nil // a problem of keyset.kek, which is reported
+		return nil, nil // a problem of keyset.kek, which is reported
 	}
-	kek, err := parseKEK(reference, o.s.env)
+	key, err := parseKEK(reference, o.s.env)
 	if err != nil {
-		return nil // likewise
+		return nil, nil // likewise
 	}
-	keys, err := vault.OpenSigningKeys(content, kek)
-	if err != nil {
-		o.fail("signing_key", ":", o.get("signing_key"), "%s: %s", file, err)
+	keys, err = openSigningKeys(file, reference, key, content)
+	switch {
+	case err == nil:
+	case errors.Is(err, kek.ErrUnavailable) && o.s.env.waits:
+		return nil, err
+	default:
+		o.fail("signing_key", ":", o.get("signing_key"), "%s", err)
 	}
-	return keys
+	return keys, nil
+}
+
+func openSigningKeys(file, reference string, key vault.KEK, content []byte) (*vault.SigningKeys, error) {
+	return withKEK(file, reference, key, func(key vault.KEK) (*vault.SigningKeys, error) { return vault.OpenSigningKeys(content, key) })
 }
 
 // publish reads where checkpoints go.

@@ -31,8 +31,8 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 	defer endTelemetry(ctx, telemetry, log)
 
 	var doors *doors
-	if cfg.Keys == nil {
-		if doors, err = awaitKeys(ctx, cfg, env, telemetry, log); err != nil || cfg.Keys == nil {
+	if cfg.KeysWait != nil {
+		if doors, err = awaitKeys(ctx, cfg, env, telemetry, log); err != nil || doors == nil {
 			return err // without an error: it was told to end
 		}
 	}

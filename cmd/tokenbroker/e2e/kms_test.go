@@ -22,11 +22,12 @@ func kmsRig(t *testing.T) (*rig, *kektest.Service) {
 		t.Fatal(err)
 	}
 	r.run("keyset", "create", "--out", "keyset.json", "--kek", reference)
+	r.run("audit", "key", "--create", "--file", "audit-key.json", "--kek", reference)
 	text, err := os.ReadFile(r.config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(r.config, []byte(strings.Replace(string(text), "env:TOKENBROKER_KEK", reference, 1)), 0o600); err != nil {
+	if err := os.WriteFile(r.config, []byte(strings.Replace(string(text), "env:TOKENBROKER_KEK", reference, 1)+"audit: {signing_key: audit-key.json}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return r, kms
