@@ -45,11 +45,14 @@ type archiveStream struct {
 }
 
 type archiveEntry struct {
-	ID      string            `json:"id"`
-	Before  []byte            `json:"before,omitempty"` // the link before it, where the entry before it in its chain is not here
-	Clear   []byte            `json:"clear"`            // with the link at its end
-	Payload []byte            `json:"payload"`
-	Events  []json.RawMessage `json:"events"` // for people: they follow from the payload, and are compared with it
+	ID      string `json:"id"`
+	Before  []byte `json:"before,omitempty"` // the link before it, where the entry before it in its chain is not here
+	Clear   []byte `json:"clear"`            // with the link at its end
+	Payload []byte `json:"payload"`
+	// Erased: its key was destroyed with its tenant's keyset. What is left is the clear part with the link, and so its place in the chain
+	// and in what was signed.
+	Erased bool              `json:"erased,omitempty"`
+	Events []json.RawMessage `json:"events"` // for people: they follow from the payload, and are compared with it
 }
 
 type archiveLinks struct {
@@ -224,6 +227,13 @@ func (a *archiver) entry(c *archiveChain, good goodEntry) {
 	e := archiveEntry{ID: good.id.String(), Clear: append(bytes.Clone(good.unlinked), good.meta.link[:]...), Payload: good.payload}
 	if good.meta.seq != c.written+1 {
 		e.Before = bytes.Clone(good.before[:])
+	}
+	if good.erased {
+		e.Erased, good.entry.Events = true, nil
+		a.put(archiveLine{Entry: &e})
+		c.written, c.here = good.meta.seq, c.here+1
+		a.end.Entries++
+		return
 	}
 	for _, event := range good.entry.events() {
 		line, err := event.Line()

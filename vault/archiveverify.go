@@ -3,6 +3,7 @@ package vault
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -22,7 +23,9 @@ type ArchiveFile struct {
 // ArchiveReport is what verifying archives found.
 type ArchiveReport struct {
 	Entries, Events int
-	Signed          int // entries that a checkpoint has; the others are chained alone
+	Signed          int // entries that a checkpoint has; the others are chained alone, and anybody can write such a chain
+	FirstUnsigned   Fault
+	Erased          int // entries of tenants whose keyset was destroyed: they say nothing any more
 	Checkpoints     int
 	Selection       bool // there are files that have a part of the entries only
 	Faults          []Fault
@@ -49,7 +52,9 @@ type archiveWalk struct {
 type archivedChain struct {
 	links map[uint64]treeHash
 	shown map[uint64]string // the first event
-	last  uint64
+	// signed are those of shown that a checkpoint has.
+	signed map[uint64]bool
+	last   uint64
 }
 
 // maxArchiveLine bounds a line: a checkpoint of a busy broker has some hundred kilobytes.
@@ -157,7 +162,7 @@ func (w *archiveWalk) chain(writer string) *archivedChain {
 	}
 	c := w.chains[*w.stream][writer]
 	if c == nil {
-		c = &archivedChain{links: make(map[uint64]treeHash), shown: make(map[uint64]string)}
+		c = &archivedChain{links: make(map[uint64]treeHash), shown: make(map[uint64]string), signed: make(map[uint64]bool)}
 		w.chains[*w.stream][writer] = c
 	}
 	return c
@@ -195,13 +200,26 @@ func (w *archiveWalk) entry(e *archiveEntry) bool {
 	case m.seq > 1 && !known:
 		w.bad(shown, "dropped: the entry before it in its chain is missing")
 		return false
-	case linkOf(link(before), unlinked, e.Payload) != m.link:
+	case !e.Erased && linkOf(link(before), unlinked, e.Payload) != m.link:
 		w.bad(shown, "changed: its link does not follow from it and the entry before it")
 		return false
 	}
 	if had, there := c.links[m.seq]; there && had != treeHash(m.link) {
 		w.bad(shown, "changed: another entry has its place")
 		return false
+	}
+	_, twice := c.shown[m.seq] // who began anew after a crash archived some twice
+	if e.Erased {
+		// Its link is all that can be held against what was signed.
+		c.links[m.seq], c.shown[m.seq], c.last, w.entries = treeHash(m.link), "", m.seq, w.entries+1
+		if !twice {
+			w.report.Entries, w.report.Erased = w.report.Entries+1, w.report.Erased+1
+		}
+		if len(e.Events) > 0 || len(e.Payload) > 0 {
+			w.bad(shown, "forged: it is said to be erased, and shows something")
+			return false
+		}
+		return true
 	}
 	entry, err := openPayload(*w.stream, m, e.Payload)
 	if err != nil {
@@ -217,7 +235,7 @@ func (w *archiveWalk) entry(e *archiveEntry) bool {
 		}
 	}
 	w.entries, w.events = w.entries+1, w.events+len(events)
-	if _, twice := c.shown[m.seq]; !twice { // who began anew after a crash archived some twice
+	if !twice {
 		w.report.Entries, w.report.Events = w.report.Entries+1, w.report.Events+len(events)
 	}
 	c.links[m.seq], c.shown[m.seq], c.last = treeHash(m.link), events[0].ID, m.seq
@@ -259,7 +277,7 @@ func (w *archiveWalk) checkpoint(text []byte) bool {
 	return true
 }
 
-// compare holds what is there against what was signed.
+// compare holds what is there against what was signed. What no checkpoint has is counted: its chain holds, which anybody can make.
 func (w *archiveWalk) compare() {
 	w.report.Checkpoints = len(w.used)
 	checkpoints := slices.SortedFunc(maps.Values(w.used), func(a, b *Checkpoint) int { return a.Time.Compare(b.Time) })
@@ -270,16 +288,16 @@ func (w *archiveWalk) compare() {
 				continue
 			}
 			var t tree
-			shown, first := 0, ""
+			var shown []uint64
+			first := ""
 			for seq := s.first; seq <= s.last(); seq++ {
 				l, there := chain.links[seq]
 				if !there {
 					break
 				}
 				if event, here := chain.shown[seq]; here {
-					if shown++; shown == 1 {
-						first = event
-					}
+					shown = append(shown, seq)
+					first = cmp.Or(first, event)
 				}
 				t.add(hashLeaf(l[:]))
 			}
@@ -289,7 +307,20 @@ func (w *archiveWalk) compare() {
 				w.report.Faults = append(w.report.Faults, Fault{Stream: s.name.String(), Event: first,
 					What: fmt.Sprintf("changed: entries %d to %d of a chain are not those that %s has; the first of them is named", s.first, s.last(), c.name())})
 			default:
-				w.report.Signed += shown
+				for _, seq := range shown {
+					chain.signed[seq] = true
+				}
+			}
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(w.chains), trailName.compare) {
+		for _, writer := range slices.Sorted(maps.Keys(w.chains[name])) {
+			chain := w.chains[name][writer]
+			w.report.Signed += len(chain.signed)
+			for _, seq := range slices.Sorted(maps.Keys(chain.shown)) {
+				if !chain.signed[seq] && w.report.FirstUnsigned.What == "" {
+					w.report.FirstUnsigned = Fault{Stream: name.String(), Entry: fmt.Sprintf("%d of chain %s", seq, writer), Event: chain.shown[seq], What: "no checkpoint in these files has it"}
+				}
 			}
 		}
 	}

@@ -3,7 +3,6 @@ package vault
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -195,7 +194,11 @@ func (c *Checkpoint) line(withSpans bool) ([]byte, error) {
 var errCheckpoint = errors.New("this is no checkpoint of an audit trail")
 
 // ParseCheckpoint reads a line. It does not verify the signature.
-func ParseCheckpoint(text []byte) (*Checkpoint, error) {
+func ParseCheckpoint(text []byte) (*Checkpoint, error) { return parseCheckpoint(text, false) }
+
+// parseCheckpoint reads a line, whole or, bare, as it is in a proof. Bare it has the same signature and says of nothing what was signed: it
+// must never stand in the place of the whole one.
+func parseCheckpoint(text []byte, bare bool) (*Checkpoint, error) {
 	var l checkpointLine
 	if err := json.Unmarshal(text, &l); err != nil || l.Format == 0 {
 		return nil, errCheckpoint
@@ -219,9 +222,10 @@ func ParseCheckpoint(text []byte) (*Checkpoint, error) {
 		good = good && fixed(&one.hash, o.Hash, false)
 		c.seen = append(c.seen, one)
 	}
-	if len(l.SpansHash) > 0 {
+	if bare {
 		good = good && len(l.Spans) == 0 && fixed(&c.spansHash, l.SpansHash, false)
 	} else {
+		good = good && len(l.SpansHash) == 0
 		var unpacked bool
 		c.spansHash = sha256.Sum256(c.packed)
 		c.spans, unpacked = unpackSpans(c.packed)
@@ -240,5 +244,3 @@ func ParseCheckpoint(text []byte) (*Checkpoint, error) {
 
 // name is how reports name it.
 func (c *Checkpoint) name() string { return fmt.Sprintf("checkpoint %d of log %s", c.Seq, c.Log) }
-
-func hashText(h treeHash) string { return base64.StdEncoding.EncodeToString(h[:]) }

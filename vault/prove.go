@@ -191,7 +191,7 @@ func VerifyProof(content []byte, keys []PublicKey) (broker.Event, *Checkpoint, e
 	if p.Format != proofFormat {
 		return none, nil, fmt.Errorf("read proof: %w", broker.ErrNewerFormat)
 	}
-	c, err := ParseCheckpoint(p.Checkpoint)
+	c, err := parseCheckpoint(p.Checkpoint, true)
 	if err != nil {
 		return none, nil, err
 	}

@@ -199,8 +199,9 @@ func (s signedSpan) compare(o signedSpan) int {
 	return cmp.Or(s.name.compare(o.name), strings.Compare(s.writer, o.writer), cmp.Compare(s.first, o.first))
 }
 
-// dropCheckpoints drops those of before that time from the store: everything that they are about was dropped.
+// dropCheckpoints drops those of before that time from the store: everything that they are about was dropped. Of each log that goes on one
+// stays that is older, by which it shows that what is missing before it was dropped because of its age.
 func (s *Store) dropCheckpoints(ctx context.Context, before time.Time) error {
-	_, err := s.trails.direct(ctx, Step{Writes: []Write{{Kind: WriteStreamTrim, Key: checkpointsKey(), Args: []string{"MINID", "=", strconv.FormatInt(before.UnixMilli(), 10)}}}})
+	_, err := s.trails.direct(ctx, Step{Writes: []Write{{Kind: WriteStreamTrim, Key: checkpointsKey(), Args: []string{"MINID", "=", strconv.FormatInt(before.Add(-2*signSilence).UnixMilli(), 10)}}}})
 	return err
 }

@@ -198,7 +198,8 @@ func (s *signedStream) entry(m meta, id streamID, event string) {
 // announced tells whether what was trimmed of the stream was said before in a signed checkpoint. What was trimmed before there were any is
 // nobody's to judge.
 func (w *walk) announced() bool {
-	return w.cut.version == 0 || w.signed.trail.trimmed(fromMillis(int64(w.cut.upto.ms))) || fromMillis(w.cut.At).Before(w.signed.trail.since)
+	upto := fromMillis(int64(min(w.cut.upto.ms, maxMs)))
+	return w.cut.version == 0 || w.signed.trail.trimmed(upto) || upto.Before(w.signed.trail.since)
 }
 
 // signedFault compares what was found of the stream with what was signed.
@@ -235,16 +236,18 @@ func (s *signedStream) compare(at *writerWalk, one *spanWalk) *Fault {
 	signed := fmt.Sprintf("%s, signed %s", one.of.name(), one.of.Time.Format(time.RFC3339))
 	fault := &Fault{Entry: one.id, Event: one.event}
 	switch {
-	case one.first <= at.base: // all of it, or its beginning, was dropped because of its age
-		return nil
 	case one.tree.size == one.count && one.tree.root() == one.root:
 		s.trail.report.Entries += int(one.count)
 		return nil
 	case one.tree.size == one.count:
 		fault.What = fmt.Sprintf("changed: %d to %d of a chain are not the entries that %s, has; the first of them is named", one.first, one.last(), signed)
 		return fault
-	case at.lost >= one.last():
+	case at.told >= one.last():
 		return nil // that they are missing is told already
+	case (one.first <= at.base || at.lost >= one.last()) && s.trail.trimmed(one.of.Time.Add(-unsignedSlack)):
+		// All of it, or its beginning, was dropped because of its age, or was found lost before it was. Where the stream begins, and what
+		// is lost, is what whoever has the keyset can write: that it may be so must have been signed.
+		return nil
 	}
 	fault.Event, fault.After = "", at.lastEvent
 	if at.lastID != "" {

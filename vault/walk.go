@@ -45,6 +45,7 @@ type writerWalk struct {
 	forged    bool      // its head is not one of ours
 	resumed   bool      // another chain goes on in its place
 	lost      uint64    // up to this place its entries are known to be missing
+	told      uint64    // likewise, and this walk has said so
 	base      uint64    // up to this place its entries were dropped because of their age (cut.go)
 	gone      bool      // and there are none behind it
 }
@@ -57,6 +58,8 @@ type goodEntry struct {
 	unlinked []byte
 	payload  []byte
 	entry    storedEntry
+	// erased: its key was destroyed with its tenant's keyset. It has no payload, and of the entry what stands in clear.
+	erased bool
 }
 
 // placed is an entry that was good.
@@ -218,7 +221,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		w.signed.entry(m, id, events[0].ID)
 	}
 	if w.seen != nil {
-		w.seen(goodEntry{id: id, meta: m, before: before, unlinked: unlinked, payload: payload, entry: entry})
+		w.seen(goodEntry{id: id, meta: m, before: before, unlinked: unlinked, payload: payload, entry: entry, erased: erased})
 	}
 	return nil
 }
@@ -229,7 +232,7 @@ func (w *walk) loses(old *writerWalk, seq uint64, id, event, which string) {
 		return
 	}
 	lost := old.gap(seq, id, event, which)
-	lost.Lost, old.lost = true, seq
+	lost.Lost, old.lost, old.told = true, seq, seq
 	w.lost = append(w.lost, *lost)
 }
 
@@ -239,7 +242,7 @@ func (w *walk) replaced(old *writerWalk, seq uint64, id, event string) {
 	if seq <= old.lost {
 		return
 	}
-	old.lost = seq
+	old.lost, old.told = seq, seq
 	w.lost = append(w.lost, Fault{Entry: old.placed(seq), Before: event, Lost: true, What: fmt.Sprintf(
 		"dropped: an entry is missing of which entry %s says that it was there, and another one of its writer has its place", id)})
 }

@@ -23,6 +23,7 @@ type auditVerifyCommand struct {
 	Key         []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them, beside those in audit.signing_key."`
 	Archive     []string `placeholder:"FILE" help:"Verify these archives or exports, offline; with --key the signatures too. No configuration is needed."`
 	Proof       string   `placeholder:"FILE" help:"Verify this proof of one event, offline; needs --key and no configuration."`
+	Unsigned    bool     `help:"With --archive and --key: let entries pass that no checkpoint has."`
 	Strict      bool     `help:"Take entries that no checkpoint has, although later ones are signed, for tampered with."`
 }
 

@@ -107,6 +107,11 @@ func (c *auditVerifyCommand) archive(con *console) error {
 		return fmt.Errorf("the archive is not as it was written: the first bad event is %s: %s; %s in all. Take another copy of the file; where there is none, what is before that place is good, and other files are",
 			first.Place(), first.What, counted(len(r.Faults), "bad place", "bad places"))
 	}
+	if len(keys) > 0 && r.Signed < r.Entries && !c.Unsigned {
+		f := r.FirstUnsigned
+		return fmt.Errorf("the archive is not as it was signed: %s of %d in it have no checkpoint, and such a chain anybody can write; the first of them is %s. If they are from before the trail was signed, or the last of a broker "+
+			"that was killed, say so with --unsigned; if a checkpoint is in the file before this one, give both", counted(r.Entries-r.Signed, "entry", "entries"), r.Entries, f.Place())
+	}
 	what := "whole"
 	if r.Selection {
 		what = "a selection, and as it was written"
@@ -116,5 +121,8 @@ func (c *auditVerifyCommand) archive(con *console) error {
 		signed = "signatures were not looked at, for want of --key"
 	}
 	_, _ = fmt.Fprintf(con.out, "the archive is %s: %s in %s; %s\n", what, count(r.Events, "event"), counted(r.Entries, "entry", "entries"), signed)
+	if r.Erased > 0 {
+		_, _ = fmt.Fprintf(con.out, "note: %s of tenants whose keyset was destroyed; that they were there is all that can be told of them\n", counted(r.Erased, "entry is", "entries are"))
+	}
 	return nil
 }

@@ -66,6 +66,10 @@ func testArchive(r *rig) {
 		r.Errorf("without a key: %+v", got)
 	}
 	rows := strings.SplitAfter(string(content), "\n")
+	unsigned := slices.DeleteFunc(slices.Clone(rows), func(row string) bool { return strings.HasPrefix(row, `{"checkpoint"`) })
+	if got := verify([]byte(strings.Join(unsigned, "")), keys...); len(got.Faults) > 0 || got.Signed != 0 || got.Entries != 9 || t.names[got.FirstUnsigned.Event] == "" {
+		r.Errorf("without a checkpoint: %+v", got)
+	}
 	at := slices.IndexFunc(rows, func(row string) bool { return strings.HasPrefix(row, `{"entry"`) }) + 3
 	number := func(event string) string { return t.names[event] }
 	for what, c := range map[string]struct {

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -141,6 +144,11 @@ var signedAttacks = []signedAttack{
 		s.Close()
 	}, true, "unsigned"},
 	{"all checkpoints are gone from Redis", func(t *signedTown) { t.raw("DEL", "tb:{00}:cp"); t.setBack() }, true, "dropped: 3 entries are missing"},
+	{"checkpoints in Redis say no more of what they signed", func(t *signedTown) {
+		t.bareCheckpoints()
+		t.raw("DEL", t.stream, t.heads)
+		t.raw("SREM", t.index, t.tenant)
+	}, true, "dropped: nothing is left of a stream"},
 	{"a checkpoint is forged", func(t *signedTown) {
 		line := string(t.signed.paper.source()[0].Lines[0])
 		t.raw("XADD", "tb:{00}:cp", "*", "m", strings.Replace(line, `"seq":1`, `"seq":2`, 1), "b", "")
@@ -185,6 +193,30 @@ func (t *signedTown) keep() {
 func (t *signedTown) setBack() {
 	for key, dump := range t.saved {
 		t.raw("RESTORE", key, "0", dump, "REPLACE")
+	}
+}
+
+// bareCheckpoints puts those in Redis into the form that proofs have, which has the same signature.
+func (t *signedTown) bareCheckpoints() {
+	t.Helper()
+	t.raw("DEL", "tb:{00}:cp")
+	for _, line := range t.signed.paper.source()[0].Lines {
+		var all map[string]any
+		if err := json.Unmarshal(line, &all); err != nil {
+			t.Fatal(err)
+		}
+		spans, err := base64.StdEncoding.DecodeString(all["spans"].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(spans)
+		delete(all, "spans")
+		all["spans_sha256"] = sum[:]
+		bare, err := json.Marshal(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.raw("XADD", "tb:{00}:cp", "*", "m", string(bare), "b", "")
 	}
 }
 
