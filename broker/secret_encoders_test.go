@@ -146,8 +146,8 @@ func TestThreat24SecretsInPanics(t *testing.T) {
 		case "error":
 			panic(fmt.Errorf("failed with %v", h))
 		case "key":
-			var m map[broker.Secret]int
-			m[secret] = 1
+			var none struct{ m map[broker.Secret]int }
+			none.m[secret] = 1
 		case "conversion":
 			var v any = secret
 			_ = v.(fmt.Scanner)

@@ -40,7 +40,7 @@ func ReadKeysetFile(path string) ([]byte, error) {
 // everything that they sealed.
 func CreateKeysetFile(path string, content []byte) error {
 	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s exists already: choose another name, or add a key to it with `tokenbroker keyset rotate`", path)
+		return fmt.Errorf("%s exists already: choose another name, or add a key to it (`tokenbroker keyset rotate`; for keys that sign, `tokenbroker audit key --rotate`)", path)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write keyset file: %w", err)
 	}

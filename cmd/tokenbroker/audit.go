@@ -22,6 +22,7 @@ type auditVerifyCommand struct {
 	Checkpoints []string `placeholder:"FILE" help:"Files with checkpoints that were published outside of Redis, beside those that the configuration names."`
 	Key         []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them, beside those in audit.signing_key."`
 	Archive     []string `placeholder:"FILE" help:"Verify these archives or exports, offline; with --key the signatures too. No configuration is needed."`
+	More        []string `arg:"" optional:"" name:"file" help:"With --archive: more of them."`
 	Proof       string   `placeholder:"FILE" help:"Verify this proof of one event, offline; needs --key and no configuration."`
 	Unsigned    bool     `help:"With --archive and --key: let entries pass that no checkpoint has."`
 	Strict      bool     `help:"Take entries that no checkpoint has, although later ones are signed, for tampered with."`
@@ -33,6 +34,8 @@ const verifyTimeout = 12 * time.Hour
 // Run reads only; brokers may run meanwhile.
 func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 	switch {
+	case len(c.More) > 0 && len(c.Archive) == 0:
+		return &usageError{"unexpected argument " + c.More[0] + "; see tokenbroker audit verify --help"}
 	case c.Proof != "":
 		return c.proof(con)
 	case len(c.Archive) > 0:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"tokenbroker/broker"
@@ -44,6 +45,9 @@ func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
 			return &usageError{t.flag + " must be a day such as 2026-11-30, or a time such as 2026-11-30T08:00:00Z"}
 		}
 		*t.to = at
+	}
+	if _, err := os.Lstat(c.Out); err == nil {
+		return fmt.Errorf("%s exists already: choose another name", c.Out)
 	}
 	trail, err := openTrail(c.Config, con)
 	if err != nil {
@@ -85,7 +89,7 @@ func (c *auditVerifyCommand) archive(con *console) error {
 		return err
 	}
 	var files []vault.ArchiveFile
-	for _, name := range c.Archive {
+	for _, name := range append(slices.Clone(c.Archive), c.More...) {
 		f, err := os.Open(name)
 		if err != nil {
 			return fmt.Errorf("the archive %s can't be read: %s", name, withoutPath(err))

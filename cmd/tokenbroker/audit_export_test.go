@@ -39,7 +39,7 @@ func TestThreat71Export(t *testing.T) {
 			t.Errorf("%v: %d %s%s", c.args, status, stdout, stderr)
 		}
 	}
-	if status, _, stderr := s.run("audit", "export", "--config", "config.yaml", "--out", "all.zst"); status != exitFound || !strings.Contains(stderr, "file exists") {
+	if status, _, stderr := s.run("audit", "export", "--config", "config.yaml", "--out", "all.zst"); status != exitFound || !strings.Contains(stderr, "exists already") {
 		t.Errorf("over another file: %d %s", status, stderr)
 	}
 	packed, err := os.ReadFile(filepath.Join(s.dir, "all.zst"))

@@ -152,15 +152,22 @@ func (o object) retention() vault.Retention {
 	}
 	keep.Age = r.days("age", leastDays, mostDays)
 	keep.Entries = int64(r.number("entries", 0, leastEntries, mostEntries))
+	gone := "dropped for good"
+	if o.get("archive_dir") != nil {
+		gone = "moved to audit.archive_dir"
+	}
+	when := ""
 	switch {
 	case keep.Age > 0 && keep.Entries > 0:
-		o.s.notes = append(o.s.notes, fmt.Sprintf("%s:%d: audit events are dropped for good when they are older than %d days, or when the trail has more than %d entries",
-			o.s.file, n.Line, keep.Age/(24*time.Hour), keep.Entries))
+		when = fmt.Sprintf("audit events are %s when they are older than %d days, or when the trail has more than %d entries", gone, keep.Age/(24*time.Hour), keep.Entries)
 	case keep.Age > 0:
-		o.s.notes = append(o.s.notes, fmt.Sprintf("%s:%d: audit events are dropped for good when they are older than %d days", o.s.file, n.Line, keep.Age/(24*time.Hour)))
+		when = fmt.Sprintf("audit events are %s when they are older than %d days", gone, keep.Age/(24*time.Hour))
 	case keep.Entries > 0:
-		o.s.notes = append(o.s.notes, fmt.Sprintf("%s:%d: the oldest audit events are dropped for good when the trail has more than %d entries", o.s.file, n.Line, keep.Entries))
+		when = fmt.Sprintf("the oldest audit events are %s when the trail has more than %d entries", gone, keep.Entries)
+	default:
+		return keep
 	}
+	o.s.notes = append(o.s.notes, fmt.Sprintf("%s:%d: %s", o.s.file, n.Line, when))
 	return keep
 }
 

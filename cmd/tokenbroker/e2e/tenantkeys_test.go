@@ -71,6 +71,11 @@ func TestThreat80TenantErased(t *testing.T) {
 	if out := r.run("audit", "verify", "--config", r.config); !strings.Contains(out, "is whole") || !strings.Contains(out, "of erased tenants can't be read") {
 		t.Errorf("audit verify: %s", out)
 	}
+	// What is exported or archived of them verifies too.
+	r.run("audit", "export", "--config", r.config, "--out", "erased.zst")
+	if out := r.run("audit", "verify", "--archive", "erased.zst"); !strings.Contains(out, "is whole") || !strings.Contains(out, "of tenants whose keyset was destroyed") {
+		t.Errorf("audit verify --archive: %s", out)
+	}
 	p.waitReady(http.StatusOK)
 	p.stop()
 	p.exec()
