@@ -158,15 +158,15 @@ func (s *Store) healBatch(ctx context.Context, ids []string) (left []string, err
 	var mu sync.Mutex
 	var errs []error
 	for i, m := range all {
-		what := m.find(found[i], s.cfg.Now())
-		if what == foundAsWritten {
+		if m.find(found[i], s.cfg.Now()) == foundAsWritten {
 			continue
 		}
 		places <- struct{}{}
 		group.Go(func() {
 			defer func() { <-places }()
-			// Somebody else may have been at it between: then it is looked at once more.
-			again, err := s.mend(ctx, m, what, found[i])
+			// As a reader does: whose tenant is erased, or what was only sealed anew, or is not this record at all, is not to be healed. Somebody
+			// else may have been at it between: then it is looked at once more.
+			again, err := s.healed(ctx, m.tenant, m.id, found[i])
 			for attempt := 1; err == nil && again && attempt < healAttempts; attempt++ {
 				var now []map[string][]byte
 				if now, err = s.hashes(ctx, m.key()); err == nil {
