@@ -136,20 +136,27 @@ func (s *Store) healed(ctx context.Context, tenant, id string, record map[string
 		return false, nil
 	}
 	what := m.find(record, s.cfg.Now())
-	if what == foundAsWritten || what == foundRival && s.sealedAnew(m, record) || !s.genuine(m, record) {
+	if what == foundAsWritten || what == foundRival && s.sealedAnew(m, record) || !s.genuine(m, what, record) {
 		return false, nil
 	}
 	return s.mend(ctx, m, what, record)
 }
 
 // genuine tells whether the record is one of this connection at all. Another's in its place is no reason to forget what is remembered, nor
-// to write anything: whoever reads it finds out, and says so.
-func (s *Store) genuine(m *remembered, record map[string][]byte) bool {
+// to write anything: whoever reads it finds out, and says so. Where that can't be told for now, what was lost is written back all the same,
+// before somebody uses what came instead; for what would be forgotten there is time.
+func (s *Store) genuine(m *remembered, what finding, record map[string][]byte) bool {
 	if len(record) == 0 || m.consent || m.shared != "" {
 		return true
 	}
 	_, _, err := s.openRecord(m.tenant, m.id, record, nil)
-	return !errors.Is(err, broker.ErrIntegrity) || errors.Is(err, broker.ErrNewerFormat)
+	switch {
+	case err == nil, errors.Is(err, broker.ErrNewerFormat):
+		return true
+	case errors.Is(err, broker.ErrIntegrity):
+		return false
+	}
+	return what != foundForeign && what != foundRival
 }
 
 // mend brings the store to what is remembered. An error leaves the matter open: what was read must not be used.

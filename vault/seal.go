@@ -22,8 +22,9 @@ type sealer struct {
 	refresh func() error // loads a newer keyset; nil: there is none
 	now     func() time.Time
 
-	mu   sync.Mutex
-	last time.Time
+	mu     sync.Mutex
+	last   time.Time
+	failed error // of the last attempt to load one
 }
 
 // place is what a seal names: a domain (which kind of record), the tenant, the record, the field, its format, and what
@@ -176,17 +177,21 @@ func (p *primitives) erasedKey(id uint32) bool {
 	return false
 }
 
-// newerKeys asks for a newer keyset than had, at most once in a while, and returns what there is then.
+// newerKeys asks for a newer keyset than had, at most once in a while, and returns what there is then. While the last attempt failed nobody
+// knows whether there is one: a value of a key that had lacks may be in order, and whoever meets it gets that error until an attempt succeeds.
 func (s *sealer) newerKeys(had *primitives) (*primitives, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if current := s.keyset.current.Load(); current != had || s.refresh == nil || now.Sub(s.last).Abs() < refreshPause {
+	current := s.keyset.current.Load()
+	switch {
+	case current != had || s.refresh == nil:
 		return current, nil
+	case now.Sub(s.last).Abs() >= refreshPause:
+		s.last, s.failed = now, s.refresh()
 	}
-	s.last = now
-	if err := s.refresh(); err != nil {
-		return nil, fmt.Errorf("reload keyset: %w", err)
+	if s.failed != nil {
+		return nil, fmt.Errorf("reload keyset: %w", s.failed)
 	}
 	return s.keyset.current.Load(), nil
 }

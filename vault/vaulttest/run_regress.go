@@ -1,10 +1,13 @@
 package vaulttest
 
 import (
+	"errors"
+	"maps"
 	"time"
 
 	"tokenbroker/broker"
 	"tokenbroker/vault"
+	"tokenbroker/vault/redisstore"
 )
 
 // What is remembered is compared with what lies in the store, by who reads a record and by who looks after all that it remembers.
@@ -95,5 +98,77 @@ func testHealForeign(r *rig) {
 	r.put(key, old)
 	if _, token := r.begin(s, conn, "y"); token != "canary-rt-4" {
 		r.Errorf("refresh token %q: the newest was forgotten", token)
+	}
+}
+
+// testKeysetAway (threat 79): a replica meets a key that it lacks while the keyset can't be read again. Nobody takes that for tampering, and
+// nothing is forgotten for it; once it can be read, an unknown key is what it is.
+func testKeysetAway(r *rig) {
+	o := newRotation(r)
+	r.Cleanup(func() { _, _ = r.rawTry("DEL", "tb:{00}:rs") })
+	old, away, now := o.keyset, true, time.Now()
+	behind := r.store(func(vc *vault.Config, _ *redisstore.Config) {
+		vc.Keyset, vc.Now = old, func() time.Time { return now }
+		vc.ReloadKeyset = func() error {
+			if away {
+				return errors.New("the key service is away")
+			}
+			return old.Reload(o.file)
+		}
+	})
+	conn := r.connect(behind, tenant(r), "u", "files", "1")
+	key := r.connKey(behind, conn)
+	first := r.fields(key)
+	conn = r.refresh(behind, r.refresh(behind, conn, "2"), "3")
+	r.keyset = o.open()
+	o.edit(vault.KeysetEdit{Do: vault.KeysetRotate})
+	ahead := r.store()
+	if err := ahead.Reseal(r.ctx()); err != nil {
+		r.Fatal(err)
+	}
+	conn.Failures = 1
+	conn, err := ahead.FailRefresh(r.ctx(), renewLease(r, ahead, conn), conn, nil)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for range 3 { // the first asks for the keys, the others come within the pause
+		if _, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID); err == nil || errors.Is(err, broker.ErrIntegrity) {
+			r.Errorf("read with a key that the replica lacks: %v", err)
+		}
+	}
+	if alternates, err := ahead.Alternates(r.ctx(), broker.Lease{}, conn); err != nil || len(alternates) != 0 {
+		r.Errorf("%d alternates of the refresh token that the record has, %v", len(alternates), err)
+	}
+	// What is lost meanwhile is written back all the same.
+	newest := r.fields(key)
+	lost := maps.Clone(newest)
+	lost["gen"], lost["wid"] = "1", "before"
+	r.put(key, lost)
+	if conn, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID); err != nil || conn.Generation != 3 {
+		r.Errorf("generation %d, %v", conn.Generation, err)
+	}
+	// What would be forgotten is not, until it can be told.
+	foreign := maps.Clone(newest)
+	foreign["gen"], foreign["cg"] = "2", "2"
+	r.put(key, foreign)
+	if _, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID); err == nil || errors.Is(err, broker.ErrIntegrity) {
+		r.Errorf("read with a key that the replica lacks: %v", err)
+	}
+	r.put(key, first)
+	if _, token := r.begin(behind, conn, "y"); token != "canary-rt-3" {
+		r.Errorf("refresh token %q: the newest was forgotten", token)
+	}
+	r.put(key, newest)
+	away, now = false, now.Add(2*time.Second)
+	if _, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID); err != nil {
+		r.Errorf("once the keyset can be read: %v", err)
+	}
+	private := []byte(newest["p"])
+	private[1] ^= 0x40 // of the key's id
+	r.raw("HSET", key, "p", string(private))
+	for range 2 {
+		_, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID)
+		is(r, err, broker.ErrIntegrity, "a key that nobody has")
+		now = now.Add(2 * time.Second)
 	}
 }
