@@ -326,7 +326,7 @@ func (w *sealWalk) step(r sealedRecord) (step Step, by sealers) {
 		}
 		fields = append(fields, v.field, sealed)
 		step.Checks = append(step.Checks, Check{Key: r.key, Field: v.field, Kind: CheckEqual, Value: string(value)})
-		if v.field == fieldRefresh && r.mark != "" {
+		if v.field == fieldRefresh && r.markKey != "" {
 			w.moveMark(&step, r, value, sealed)
 		}
 	}
@@ -336,8 +336,13 @@ func (w *sealWalk) step(r sealedRecord) (step Step, by sealers) {
 	return step, by
 }
 
-// moveMark keeps what is said beside the record of its refresh token true of the same token under its new seal.
+// moveMark keeps what is said beside the record of its refresh token true of the same token under its new seal. Where nothing was
+// said, that must still be so: what a late commit says meanwhile is of the seal that goes.
 func (w *sealWalk) moveMark(step *Step, r sealedRecord, was []byte, sealed string) {
+	if r.mark == "" {
+		step.Checks = append(step.Checks, Check{Key: r.markKey, Field: fieldSuccessor, Kind: CheckAbsent})
+		return
+	}
 	name := w.store.tokenName(was)
 	step.Checks = append(step.Checks, Check{Key: r.markKey, Field: fieldSuccessor, Kind: CheckEqual, Value: r.mark})
 	if len(r.mark) > len(name) && r.mark[:len(name)] == name {
