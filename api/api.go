@@ -30,8 +30,10 @@ type Service interface {
 type Admission interface {
 	// AdmitClient is about a client that was authenticated.
 	AdmitClient(ctx context.Context, caller broker.Caller) error
-	// AdmitRequest and AdmitSubject are the error for one request too many. They wait for nothing.
+	// AdmitRequest, AdmitCompletion (of what completes a consent or a visit) and AdmitSubject are the error for one request too many.
+	// They wait for nothing.
 	AdmitRequest(caller broker.Caller) error
+	AdmitCompletion(caller broker.Caller) error
 	AdmitSubject(caller broker.Caller, subject string) error
 	// AdmitWrongKey is the error for one wrong API key too many; nil: its sender hears that it is wrong.
 	AdmitWrongKey(address string) error
@@ -167,10 +169,10 @@ func (a *API) table() []route {
 		{method: http.MethodPost, path: "/v1/consents", handle: a.createConsent, stays: true},
 		{method: http.MethodGet, path: "/v1/consents/:id", handle: a.consentStatus, query: []string{"wait", "status"}},
 		{method: http.MethodGet, path: "/v1/consents/:id/events", handle: a.consentEvents},
-		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent, stays: true},
+		{method: http.MethodPost, path: "/v1/consents/:id/complete", handle: a.completeConsent, stays: true, completes: true},
 		{method: http.MethodPost, path: "/v1/portal-sessions", handle: a.createPortal, stays: true},
 		{method: http.MethodGet, path: "/v1/portal-sessions/:id", handle: a.portalStatus},
-		{method: http.MethodPost, path: "/v1/portal-sessions/:id/complete", handle: a.completePortal, stays: true},
+		{method: http.MethodPost, path: "/v1/portal-sessions/:id/complete", handle: a.completePortal, stays: true, completes: true},
 		{method: http.MethodGet, path: "/v1/connections", handle: a.listConnections,
 			query: []string{"subject", "connector", "status", "limit", "cursor"}},
 		{method: http.MethodGet, path: "/v1/connections/:id", handle: a.getConnection},

@@ -160,9 +160,6 @@ func (a *API) completeConsent(ctx context.Context, in *request) (answer, error) 
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
-		return answer{}, err
-	}
 	conn, err := a.cfg.Service.CompleteConsent(ctx, in.caller, id,
 		broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code), Replace: body.Replace})
 	if err != nil {

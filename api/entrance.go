@@ -76,13 +76,17 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 		return answer{}, err
 	}
 	in.caller = broker.Caller{Client: client, RequestID: in.id, TraceID: in.traceID, Origin: in}
-	if err := a.cfg.Service.AdmitRequest(in.caller); err != nil {
+	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
+	admit := a.cfg.Service.AdmitRequest
+	if in.match.route != nil && in.match.route.completes {
+		admit = a.cfg.Service.AdmitCompletion
+	}
+	if err := admit(in.caller); err != nil {
 		return answer{}, err
 	}
 	if a.cfg.Erased != nil && a.cfg.Erased(client.Tenant) {
 		return answer{}, broker.Errorf(broker.CodeNotFound, "the tenant of this client was erased: nothing of it is left here")
 	}
-	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
 	if err := in.match.check(); err != nil {
 		return answer{}, err
 	}

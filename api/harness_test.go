@@ -42,6 +42,7 @@ type fakeService struct {
 
 	admit             func(broker.Caller) error
 	admitRequest      func(broker.Caller) error
+	admitCompletion   func(broker.Caller) error
 	admitSubject      func(subject string) error
 	admitWrongKey     func(address string) error
 	issueToken        func(broker.TokenRequest) (broker.Token, error)
@@ -106,6 +107,12 @@ func (f *fakeService) AdmitClient(_ context.Context, c broker.Caller) error {
 func (f *fakeService) AdmitRequest(c broker.Caller) error {
 	if f.admitRequest != nil {
 		return f.admitRequest(c)
+	}
+	return nil
+}
+func (f *fakeService) AdmitCompletion(c broker.Caller) error {
+	if f.admitCompletion != nil {
+		return f.admitCompletion(c)
 	}
 	return nil
 }

@@ -93,9 +93,6 @@ func (a *API) completePortal(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
-		return answer{}, err
-	}
 	entrance, err := a.cfg.Service.CompletePortal(ctx, in.caller, id, broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code)})
 	if err != nil {
 		return answer{}, err

@@ -30,6 +30,8 @@ type route struct {
 	handle handler
 	// stays: the call is let through for a client that is disabled. It ends access, or its use case looks by itself.
 	stays bool
+	// completes: the call ends what a user has agreed to already, so it is refused last (broker.Service.AdmitCompletion).
+	completes bool
 	// pattern is method and path, for logs and spans.
 	pattern string
 }

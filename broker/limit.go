@@ -70,7 +70,8 @@ type limitKey struct {
 // full ones of others', is a client that has a limit itself.
 const bucketsKept = 20_000
 
-// bucket is one token bucket. Others' uses, which are heard of later, can overdraw it, by its size at most.
+// bucket is one token bucket. Others' uses, which are heard of later, can overdraw it, by its size at most, and calls that complete
+// something by as much again.
 type bucket struct {
 	key    limitKey
 	limit  Limit
@@ -88,9 +89,9 @@ func (b *bucket) refill(now time.Time) {
 	}
 }
 
-// wait is how long it takes until there is one token.
-func (b *bucket) wait() time.Duration {
-	return max(time.Second, time.Duration((1-b.tokens)/b.limit.Rate*float64(time.Second)))
+// wait is how long it takes until there is one token more than so many.
+func (b *bucket) wait(least float64) time.Duration {
+	return max(time.Second, time.Duration((least+1-b.tokens)/b.limit.Rate*float64(time.Second)))
 }
 
 // isNearEnd tells that the replicas must hear of it: until half of it is used, no others can have done much harm with theirs, and most
@@ -110,8 +111,9 @@ func newBuckets(most int) *buckets {
 	return &buckets{order: list.New(), all: map[limitKey]*list.Element{}, hot: map[limitKey]*bucket{}, most: most}
 }
 
-// take takes one token, or tells when there will be one.
-func (s *buckets) take(key limitKey, limit Limit, now time.Time) (wait time.Duration) {
+// take takes one token, or tells when there will be one. Where debts are allowed, it takes one that is not there too: as many as the
+// bucket holds, whatever others have used of it.
+func (s *buckets) take(key limitKey, limit Limit, now time.Time, debts bool) (wait time.Duration) {
 	if limit.Rate <= 0 {
 		return 0
 	}
@@ -119,8 +121,12 @@ func (s *buckets) take(key limitKey, limit Limit, now time.Time) (wait time.Dura
 	defer s.mu.Unlock()
 	b := s.of(key, limit, now)
 	b.refill(now)
-	if b.tokens < 1 {
-		return b.wait()
+	least := 0.0
+	if debts {
+		least = -2 * float64(limit.Burst)
+	}
+	if b.tokens < least+1 {
+		return b.wait(least)
 	}
 	b.tokens--
 	if s.hot[key] == nil && b.isNearEnd() {
@@ -171,19 +177,25 @@ func newLimiter(cfg Limits) *limiter {
 }
 
 func (l *limiter) take(key limitKey, limit Limit, now time.Time) time.Duration {
-	return l.kinds[key.kind].take(key, limit, now)
+	return l.kinds[key.kind].take(key, limit, now, false)
 }
 
 // AdmitRequest is the error for a request of a client that asks too often, or whose tenant does. Edges ask it once for each request,
 // before they read it.
-func (s *Service) AdmitRequest(caller Caller) error {
+func (s *Service) AdmitRequest(caller Caller) error { return s.admitRequest(caller, false) }
+
+// AdmitCompletion is AdmitRequest for a call that completes a consent or a visit. What its user has agreed to must not be lost because
+// the client, or another one of its tenant, asks for much else: it is paid for later. Codes are guarded by their few wrong attempts.
+func (s *Service) AdmitCompletion(caller Caller) error { return s.admitRequest(caller, true) }
+
+func (s *Service) admitRequest(caller Caller, debts bool) error {
 	now := s.cfg.Now()
 	c := caller.Client
 	// The client's first: what it is refused takes nothing from its tenant's other clients.
-	if wait := s.limiter.take(limitKey{kind: limitClient, name: c.ID}, s.limiter.cfg.client(c.ID), now); wait > 0 {
+	if wait := s.limiter.kinds[limitClient].take(limitKey{kind: limitClient, name: c.ID}, s.limiter.cfg.client(c.ID), now, debts); wait > 0 {
 		return s.tooMany(caller, limitClient, wait, "requests of this client")
 	}
-	if wait := s.limiter.take(limitKey{kind: limitTenant, name: c.Tenant}, s.limiter.cfg.tenant(c.Tenant), now); wait > 0 {
+	if wait := s.limiter.kinds[limitTenant].take(limitKey{kind: limitTenant, name: c.Tenant}, s.limiter.cfg.tenant(c.Tenant), now, debts); wait > 0 {
 		return s.tooMany(caller, limitTenant, wait, "requests of this client's tenant")
 	}
 	return nil

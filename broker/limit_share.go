@@ -100,7 +100,7 @@ func (s *buckets) shared(told []toldUses, totals []int64, now time.Time) {
 		}
 		b.told = total
 		b.refill(now)
-		b.tokens = max(b.tokens-float64(others), -float64(b.limit.Burst))
+		b.tokens = max(b.tokens-float64(others), min(b.tokens, -float64(b.limit.Burst)))
 	}
 }
 

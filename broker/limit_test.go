@@ -88,6 +88,47 @@ func TestThreat69LimitsOfRequests(t *testing.T) {
 	}
 }
 
+// Threat 69: however much a client and its tenant ask for, here and through other replicas, what its users agreed to can be completed: on
+// credit, which is paid back before anything else is let through, and has an end.
+func TestThreat69CompletionsAreRefusedLast(t *testing.T) {
+	l := newLimited(t, 3, broker.Limits{Client: broker.Limit{Rate: 10, Burst: 20}, Tenant: broker.Limit{Rate: 10, Burst: 20}})
+	request := func(s *broker.Service) func() error { return func() error { return s.AdmitRequest(l.Caller()) } }
+	for range 6 { // all that others can do to the bucket of one replica
+		for _, s := range l.Replicas {
+			admitted(t, 100, request(s))
+			if err := broker.FollowLimits(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.now = l.now.Add(500 * time.Millisecond)
+	}
+	if got := admitted(t, 20, request(l.Service)); got != 0 {
+		t.Fatalf("%d requests are let through before anything is completed", got)
+	}
+	complete := func() error { return l.Service.AdmitCompletion(l.Caller()) }
+	if got := admitted(t, 500, complete); got < 20 || got > 40 {
+		t.Errorf("%d completions on credit, of 20 to 40", got)
+	}
+	if err := broker.FollowLimits(l.Service); err != nil {
+		t.Fatal(err)
+	}
+	if got := admitted(t, 20, complete); got != 0 {
+		t.Errorf("sharing paid for %d completions", got)
+	}
+	l.now = l.now.Add(time.Second)
+	if got := admitted(t, 100, complete); got != 10 {
+		t.Errorf("%d completions a second later, of 10", got)
+	}
+	l.now = l.now.Add(4 * time.Second)
+	if got := admitted(t, 100, request(l.Service)); got != 0 {
+		t.Errorf("%d requests before the credit is paid back", got)
+	}
+	l.now = l.now.Add(time.Second)
+	if got := admitted(t, 100, request(l.Service)); got != 10 {
+		t.Errorf("%d requests after it, of 10", got)
+	}
+}
+
 // Replicas let through together what the limit says in the long run, whoever of them is asked, and at once no more than each its bucket.
 func TestThreat69LimitsAreSharedAmongReplicas(t *testing.T) {
 	const replicas, rate, burst = 3, 100, 200
