@@ -38,7 +38,8 @@ func (s *Service) consentPlaces(c Consent) (lists []PlaceList, kinds []limitKind
 	add(limitClientConsents, limits.client(c.Client).Consents, c.Client)
 	add(limitTenantConsents, limits.tenant(c.Tenant).Consents, c.Tenant)
 	if c.From != "" {
-		add(limitAddressConsents, limits.Address.Consents, c.From)
+		// Of one tenant: the servers of all of them may call from behind one address, and must not take places from each other.
+		add(limitAddressConsents, limits.Address.Consents, c.Tenant, c.From)
 	}
 	return lists, kinds
 }

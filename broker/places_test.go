@@ -25,7 +25,7 @@ func (l *limitedRig) consent(client, tenant, subject, address string) (broker.Co
 // Threat 68: pending consents have a cap for each subject, client, tenant and address. What is refused leaves no consent and takes no place.
 func TestThreat68PendingConsentsAreCapped(t *testing.T) {
 	l := newLimited(t, 1, broker.Limits{
-		Subject: broker.Limit{Consents: 3}, Client: broker.Limit{Consents: 10}, Tenant: broker.Limit{Consents: 15}, Address: broker.Limit{Consents: 20},
+		Subject: broker.Limit{Consents: 3}, Client: broker.Limit{Consents: 10}, Tenant: broker.Limit{Consents: 15}, Address: broker.Limit{Consents: 12},
 	})
 	made := 0
 	create := func(n int, client, tenant, subject, address string) int {
@@ -41,23 +41,23 @@ func TestThreat68PendingConsentsAreCapped(t *testing.T) {
 		client, tenant, subject, address string
 		want                             int
 	}{
-		{9, "chat", "acme", "u", "192.0.2.1", 3},           // the subject's
-		{30, "chat", "acme", "u*", "192.0.2.1", 7},         // the client's, 3 of 10 are taken
-		{30, "mail", "acme", "u*", "192.0.2.1", 5},         // the tenant's, 10 of 15 are taken
-		{30, "talk", "other", "u*", "192.0.2.1", 5},        // the address's, 15 of 20 are taken
-		{30, "talk", "other", "u*", "192.0.2.2", 10 - 5},   // another address, the client's
-		{30, "more", "another", "u*", "2001:db8::1", 10},   // a network
-		{30, "third", "a third", "u*", "2001:db8::ff", 10}, // the same one: 20
-		{30, "fourth", "a fourth", "u*", "2001:db8::5", 0},
+		{9, "chat", "acme", "u", "192.0.2.1", 3},             // the subject's
+		{30, "chat", "acme", "u*", "192.0.2.1", 7},           // the client's, 3 of 10 are taken
+		{30, "mail", "acme", "u*", "192.0.2.1", 2},           // the address's, 10 of 12 are taken
+		{30, "mail", "acme", "u*", "192.0.2.2", 3},           // another address, the tenant's: 12 of 15 are taken
+		{30, "talk", "other", "u*", "192.0.2.1", 10},         // another tenant behind the address that is full: the client's
+		{30, "more", "another", "u*", "2001:db8::1", 10},     // a network
+		{30, "third", "another", "u*", "2001:db8::ff", 2},    // the same one: 10 of 12 are taken
+		{30, "third", "another", "u*", "2001:db8:0:1::5", 3}, // another one
 	} {
 		if got := create(c.n, c.client, c.tenant, c.subject, c.address); got != c.want {
 			t.Errorf("%s of %s for %s from %s: %d pending consents, of %d", c.client, c.tenant, c.subject, c.address, got, c.want)
 		}
 	}
-	if held := l.shared.Held(); held["client_consents"] != 45 || held["tenant_consents"] != 45 || held["subject_consents"] != 45 || held["address_consents"] != 45 {
+	if held := l.shared.Held(); held["client_consents"] != 40 || held["tenant_consents"] != 40 || held["subject_consents"] != 40 || held["address_consents"] != 40 {
 		t.Errorf("places %v", held)
 	}
-	if n := len(l.Store.Entries(broker.EventConsentCreated)); n != 45 {
+	if n := len(l.Store.Entries(broker.EventConsentCreated)); n != 40 {
 		t.Errorf("%d consents were made", n)
 	}
 	if n := len(l.Store.Entries(broker.EventConsentFailed)); n != 0 {
