@@ -17,6 +17,13 @@ func hashLeaf(data []byte) treeHash {
 	return treeHash(h.Sum(nil))
 }
 
+// hashLink is hashLeaf of a link.
+func hashLink(l link) treeHash {
+	var b [1 + len(l)]byte
+	copy(b[1:], l[:])
+	return sha256.Sum256(b[:])
+}
+
 func hashNode(left, right treeHash) treeHash {
 	var b [1 + 2*sha256.Size]byte
 	b[0] = 1

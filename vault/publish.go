@@ -172,20 +172,47 @@ func (p storePublisher) Publish(ctx context.Context, line []byte) error {
 	return err
 }
 
+// SignFailure is why the last checkpoint of the audit trail could not be made whole; nil: it was, or the trail is not signed.
+func (s *Store) SignFailure() error {
+	if s.signer == nil {
+		return nil
+	}
+	if failure := s.signer.failure.Load(); failure != nil {
+		return *failure
+	}
+	return nil
+}
+
+const (
+	// seenChunk is how many checkpoints are read at once: nobody knows before how long they are.
+	seenChunk = 8
+	// maxSeenLine is how long one may be to be looked at, maxSeenBytes how long all are together. Who can write to the store can put
+	// anything there.
+	maxSeenLine, maxSeenBytes = 1 << 20, 32 << 20
+)
+
 // seenLogs are the ends of others' logs, of those that wrote last.
 func (s *Store) seenLogs(ctx context.Context) ([]seenLog, error) {
-	found, err := s.cfg.Backend.Streams(ctx, []StreamQuery{{Key: checkpointsKey(), From: "-", To: "+", Limit: maxSeenFrom, Newest: true}})
-	if err != nil {
-		return nil, fmt.Errorf("read checkpoints: %w", err)
-	}
 	ends := make(map[string]seenLog)
-	for _, e := range found[0] {
-		c, err := ParseCheckpoint([]byte(e.Meta))
-		// What nobody signed is not named: whoever wrote it there could have any log missed.
-		if err != nil || !c.verify(s.cfg.Signing.Keys.public) || c.Log == s.signer.log || ends[c.Log].seq >= c.Seq {
-			continue
+	to, looked, size := "+", 0, 0
+	for more := true; more && looked < maxSeenFrom && size < maxSeenBytes; {
+		found, err := s.cfg.Backend.Streams(ctx, []StreamQuery{{Key: checkpointsKey(), From: "-", To: to, Limit: seenChunk, Newest: true}})
+		if err != nil {
+			return nil, fmt.Errorf("read checkpoints of other processes: %w", err)
 		}
-		ends[c.Log] = seenLog{log: c.Log, seq: c.Seq, time: c.Time.UnixMilli(), hash: c.hash()}
+		more = len(found[0]) == seenChunk
+		for _, e := range found[0] {
+			to, looked, size = "("+e.ID, looked+1, size+len(e.Meta)+len(e.Body)
+			if len(e.Meta) > maxSeenLine {
+				continue
+			}
+			c, err := ParseCheckpoint([]byte(e.Meta))
+			// What nobody signed is not named: whoever wrote it there could have any log missed.
+			if err != nil || !c.verify(s.cfg.Signing.Keys.public) || c.Log == s.signer.log || ends[c.Log].seq >= c.Seq {
+				continue
+			}
+			ends[c.Log] = seenLog{log: c.Log, seq: c.Seq, time: c.Time.UnixMilli(), hash: c.hash()}
+		}
 	}
 	var seen []seenLog
 	for _, o := range ends {

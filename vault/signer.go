@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,14 +36,18 @@ const (
 	maxUnpublished = 4096
 	// publishTime bounds one attempt, lastPublish all those at the end of the process.
 	publishTime, lastPublish = 10 * time.Second, 4 * time.Second
-	// maxSeenLogs is how many logs of others the first checkpoint names, of those in the last maxSeenFrom checkpoints.
+	// maxSeenLogs is how many logs of others a process's first checkpoint names, of those in the last maxSeenFrom checkpoints.
 	maxSeenLogs, maxSeenFrom = 64, 1000
+	// maxLookups is how often they are looked for before the first checkpoint is made without them: whoever spoils what is in the store
+	// must not keep anybody from signing.
+	maxLookups = 3
 )
 
-// leafRun are the links of entries of one chain that follow one another and are not signed yet.
+// leafRun are entries of one chain that follow one another and are not signed yet: their tree, which takes no more memory the longer
+// nobody can sign.
 type leafRun struct {
 	first uint64
-	links []treeHash // of the links, as leaves
+	tree  tree // with their links as leaves
 }
 
 // unsigned are what a chain's worker leaves for the signer.
@@ -59,11 +64,17 @@ func (u *unsigned) add(writer string, seq uint64, l link) {
 		u.runs = make(map[string][]leafRun, 1)
 	}
 	runs := u.runs[writer]
-	if n := len(runs); n > 0 && runs[n-1].first+uint64(len(runs[n-1].links)) == seq {
-		runs[n-1].links = append(runs[n-1].links, treeHash(l))
-		return
+	if n := len(runs); n == 0 || runs[n-1].first+runs[n-1].tree.size != seq {
+		runs = append(runs, leafRun{first: seq})
+		u.runs[writer] = runs
 	}
-	u.runs[writer] = append(runs, leafRun{first: seq, links: []treeHash{treeHash(l)}})
+	runs[len(runs)-1].tree.add(hashLink(l))
+}
+
+func (u *unsigned) any() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.runs) > 0
 }
 
 func (u *unsigned) take() map[string][]leafRun {
@@ -83,7 +94,12 @@ type signer struct {
 	lookup func(ctx context.Context) ([]seenLog, error)
 	places []*destination
 
+	// failure is why the last checkpoint could not be made, or made in part only; nil: it was.
+	failure atomic.Pointer[error]
+
 	mu      sync.Mutex // held while a checkpoint is made
+	saw     bool       // the logs of others are named
+	lookups int        // how often that failed
 	seq     uint64
 	prev    treeHash
 	last    time.Time
@@ -102,31 +118,55 @@ func newSigner(cfg Signing, random io.Reader, now func() time.Time, trails *chai
 	return &signer{cfg: cfg, trails: trails, now: now, log: base64.RawURLEncoding.EncodeToString(raw[:])}, nil
 }
 
-// spans takes what is not signed yet, in the order of streams, writers and places.
-func (g *signer) spans() (spans []signedSpan, entries uint64) {
+// chains are all that may have something to sign.
+func (g *signer) chains() (all []*chain) {
 	g.trails.mu.Lock()
-	all := make([]*chain, 0, len(g.trails.streams))
+	defer g.trails.mu.Unlock()
 	for _, c := range g.trails.streams {
-		all = append(all, c)
-	}
-	g.trails.mu.Unlock()
-	for _, c := range all {
-		if c.unsigned == nil {
-			continue
+		if c.unsigned != nil {
+			all = append(all, c)
 		}
+	}
+	return all
+}
+
+// spans takes what is not signed yet, in the order of streams, writers and places.
+func (g *signer) spans(of []*chain) (spans []signedSpan, entries uint64) {
+	for _, c := range of {
 		for writer, runs := range c.unsigned.take() {
 			for _, run := range runs {
-				var t tree
-				for _, l := range run.links {
-					t.add(hashLeaf(l[:]))
-				}
-				spans = append(spans, signedSpan{name: c.name, writer: writer, first: run.first, count: t.size, root: t.root()})
-				entries += t.size
+				spans = append(spans, signedSpan{name: c.name, writer: writer, first: run.first, count: run.tree.size, root: run.tree.root()})
+				entries += run.tree.size
 			}
 		}
 	}
 	slices.SortFunc(spans, signedSpan.compare)
 	return spans, entries
+}
+
+// look finds where others' logs are, which the first checkpoint names. That takes half of the time that there is at most. Where it does not
+// work the first checkpoint is made without, after some attempts, or as the process ends; a later one names them then.
+func (g *signer) look(ctx context.Context, last bool) ([]seenLog, error) {
+	if g.saw {
+		return nil, nil
+	}
+	trip := ctx
+	if end, bounded := ctx.Deadline(); bounded {
+		var cancel context.CancelFunc
+		trip, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	seen, err := g.lookup(trip)
+	if err == nil {
+		g.saw = true
+		g.failure.Store(nil)
+		return seen, nil
+	}
+	g.failure.Store(&err)
+	if g.lookups++; g.lookups < maxLookups && !last {
+		return nil, err
+	}
+	return nil, nil
 }
 
 // make signs what there is and hands it to the places. Nothing is made where there is nothing to say.
@@ -136,19 +176,16 @@ func (g *signer) make(ctx context.Context, trim time.Time, last bool) error {
 	if g.ended {
 		return errors.New("sign audit trail: the log is closed")
 	}
-	var seen []seenLog
-	if g.seq == 0 {
-		// Where others' logs are, before the first checkpoint. Without an answer it is made all the same when the process ends.
-		var err error
-		if seen, err = g.lookup(ctx); err != nil && !last {
-			return err
-		}
-	}
-	now := g.now()
-	spans, entries := g.spans()
-	if entries == 0 && trim.IsZero() && (g.seq == 0 || !last && now.Sub(g.last).Abs() < signSilence) {
+	now, chains := g.now(), g.chains()
+	fresh := slices.ContainsFunc(chains, func(c *chain) bool { return c.unsigned.any() })
+	if !fresh && trim.IsZero() && (g.seq == 0 || !last && now.Sub(g.last).Abs() < signSilence) {
 		return nil
 	}
+	seen, err := g.look(ctx, last)
+	if err != nil {
+		return err
+	}
+	spans, entries := g.spans(chains)
 	c := &Checkpoint{
 		Log: g.log, Seq: g.seq + 1, Time: fromMillis(now.UnixMilli()), Entries: entries, Last: last, TrimBefore: trim, KeyID: g.cfg.Keys.id,
 		root: rootOf(leavesOf(spans)), spans: spans, packed: packSpans(spans), prev: g.prev, seen: seen,

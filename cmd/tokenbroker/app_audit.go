@@ -43,6 +43,9 @@ func (a *app) checkAudit(context.Context) trouble {
 				count(p.Waiting, "checkpoint"), p.To, p.Oldest.UTC().Format(time.RFC3339), p.Failure))
 		}
 	}
+	if err := a.store.SignFailure(); err != nil {
+		wrong = append(wrong, fmt.Sprintf("the audit trail is not signed in full: %v", err))
+	}
 	if err := a.store.TrimFailure(); err != nil {
 		wrong = append(wrong, fmt.Sprintf("old events are not dropped: %v", err))
 	}

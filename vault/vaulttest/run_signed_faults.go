@@ -1,0 +1,73 @@
+package vaulttest
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"tokenbroker/vault"
+	"tokenbroker/vault/redisstore"
+)
+
+// running has a replica run, and returns what ends it.
+func (r *rig) running(s *vault.Store) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.Run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// often has a checkpoint made every few ms.
+func often(vc *vault.Config, _ *redisstore.Config) { vc.Signing.Interval = 10 * time.Millisecond }
+
+func (p *paper) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.lines)
+}
+
+// testSignedSpoiled: whoever spoils the checkpoints in the store keeps nobody from signing, which is told, and when it is mended the logs of
+// others are named after all. What is too long to be a checkpoint is not looked at.
+func testSignedSpoiled(r *rig) {
+	s, t := r.signed(), r.trail(1)
+	first := r.store(s.signs)
+	t.write(first, 1)
+	first.Close()
+	good := r.raw("DUMP", "tb:{00}:cp")
+	r.raw("DEL", "tb:{00}:cp")
+	r.raw("SET", "tb:{00}:cp", "x")
+	one := r.store(s.signs, often)
+	end := r.running(one)
+	t.write(one, 3)
+	r.within(10*time.Second, "a checkpoint is made", func() bool { return s.paper.count() == 2 })
+	if err := one.SignFailure(); err == nil || !strings.Contains(err.Error(), "WRONGTYPE") {
+		r.Errorf("nobody says so: %v", err)
+	}
+	if report, err := one.Verify(r.ctx()); err != nil || len(report.Faults) > 0 {
+		r.Errorf("%+v, %v", report.Faults, err)
+	}
+	r.raw("RESTORE", "tb:{00}:cp", "0", good, "REPLACE")
+	long := strings.Repeat("x", 9<<20)
+	for range 3 {
+		r.raw("XADD", "tb:{00}:cp", "*", "m", long, "b", "")
+	}
+	t.write(one, 1)
+	r.within(10*time.Second, "another one is made", func() bool { return s.paper.count() == 3 })
+	if err := one.SignFailure(); err != nil {
+		r.Error(err)
+	}
+	end()
+	one.Close()
+	lines := s.paper.source()[0].Lines
+	if strings.Contains(string(lines[1]), `"seen"`) || !strings.Contains(string(lines[2]), `"seen"`) {
+		r.Errorf("the log of the first process is named at the wrong place:\n%s\n%s", lines[1], lines[2])
+	}
+	r.raw("DEL", "tb:{00}:cp")
+	if report := s.verify(s.paper.source()...); len(report.Faults) > 0 || report.Signed.Entries != 5 {
+		r.Errorf("%+v %+v", report.Faults, report.Signed)
+	}
+}
