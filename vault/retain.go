@@ -141,6 +141,7 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 	}
 	r.behind, r.again, r.oldest = false, false, below
 	var due []dueStream
+	archiving := time.Now().Add(retainTime / 4)
 	for len(names) > 0 {
 		n := min(len(names), trimStreams)
 		some, err := r.due(ctx, names[:n], below)
@@ -148,6 +149,10 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 		due, names = append(due, some...), names[n:]
+		if r.store.cfg.Retention.Archive != nil && time.Now().After(archiving) && len(names) > 0 {
+			r.behind, r.again = true, true // what is in files is dropped first
+			break
+		}
 	}
 	if s.signer != nil && len(due) > 0 {
 		if err := s.signer.sayTrim(ctx, fromMillis(int64(below))); err != nil {
@@ -258,6 +263,7 @@ func (r *retainer) oldestDay(ctx context.Context, names []trailName, most int64)
 // dueStream is a stream with entries that are to be dropped: those up to an id.
 type dueStream struct {
 	name  trailName
+	first uint64 // ms of its oldest entry
 	below uint64
 	to    string // as in StreamQuery.To
 }
@@ -277,10 +283,11 @@ func (r *retainer) due(ctx context.Context, names []trailName, below uint64) ([]
 	var streams []TrailStream
 	for i, name := range names {
 		if len(first[i]) > 0 {
-			if id, err := parseStreamID(first[i][0].ID); err == nil {
+			id, err := parseStreamID(first[i][0].ID)
+			if err == nil {
 				r.oldest = min(r.oldest, id.ms)
 			}
-			due, streams = append(due, dueStream{name: name, below: below, to: to}), append(streams, TrailStream{Tenant: name.tenant, Shard: name.shard})
+			due, streams = append(due, dueStream{name: name, first: id.ms, below: below, to: to}), append(streams, TrailStream{Tenant: name.tenant, Shard: name.shard})
 		}
 	}
 	archived := r.store.cfg.Retention.Archived

@@ -21,29 +21,34 @@ var ErrNothingToArchive = errors.New("there is nothing to archive")
 // which is on the disk. An error: nothing is dropped.
 func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStream, err error) {
 	s := r.store
+	below := due[0].below
 	var signed *signedTrail
 	if s.signer != nil {
-		own, err := s.storedCheckpoints(ctx)
+		from := below
+		for _, d := range due {
+			from = min(from, max(d.first, r.archived[d.name].ms))
+		}
+		own, upto, err := s.checkpointsOf(ctx, from, below)
 		if err != nil {
 			return nil, err
 		}
 		signed = collect([]CheckpointSource{own}, s.cfg.Signing.Keys.public)
+		if upto < below {
+			below, r.behind, r.again = upto, true, true
+		}
 	}
 	until := time.Now().Add(retainTime / 3)
 	ends := make(map[trailName]streamID)
 	now := s.cfg.Now().UTC()
 	name := "trail-" + now.Format("20060102T150405Z") + "-" + strings.ToLower(rand.Text()[:6])
 	err = s.cfg.Retention.Archive(ctx, name, func(w io.Writer) error {
-		a := newArchiver(w, signed, archiveHead{Created: now, Complete: true, What: "before " + fromMillis(int64(due[0].below)).Format(time.DateOnly)})
+		a := newArchiver(w, signed, archiveHead{Created: now, Complete: true, What: "before " + fromMillis(int64(below)).Format(time.RFC3339)})
 		for _, d := range due {
 			if time.Now().After(until) {
 				r.behind, r.again = true, true
 				break
 			}
-			to := d.to
-			if strings.HasPrefix(to, "(") {
-				to = streamID{ms: d.below - 1, n: math.MaxUint64}.String()
-			}
+			to := streamID{ms: below - 1, n: math.MaxUint64}.String()
 			had := r.archived[d.name]
 			last, more, fault, err := a.stream(ctx, s, d.name, to, maxArchived, func(good goodEntry) bool { return had.less(good.id) })
 			if err != nil {
@@ -78,6 +83,42 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 		r.archived[name] = end
 	}
 	return there, nil
+}
+
+const (
+	// signedWithin is how much later than an entry the checkpoint that has it may lie in the store: nothing can be signed while that is away.
+	signedWithin = 2 * time.Hour
+	// archivedAtLeast is of how much time what is due goes into a file at least, however many checkpoints that has; maxArchiveSigned is how
+	// many bytes of them are read for more.
+	archivedAtLeast  = 10 * time.Minute
+	maxArchiveSigned = 64 << 20
+	// signedChunk is how many of them are read at once.
+	signedChunk = 64
+)
+
+// checkpointsOf reads the checkpoints in the store that may have entries from one ms to before another, or to before upto, if those are many.
+func (s *Store) checkpointsOf(ctx context.Context, from, below uint64) (src CheckpointSource, upto uint64, err error) {
+	least := from + uint64((archivedAtLeast + signedWithin).Milliseconds())
+	to := streamID{ms: below + uint64(signedWithin.Milliseconds())}.String()
+	src.Name = "redis"
+	size := 0
+	for next := (streamID{ms: from - min(from, uint64(unsignedSlack.Milliseconds()))}).String(); ; {
+		found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) {
+			return s.cfg.Backend.Streams(ctx, []StreamQuery{{Key: checkpointsKey(), From: next, To: to, Limit: signedChunk}})
+		})
+		if err != nil {
+			return src, 0, err
+		}
+		for _, e := range found[0] {
+			src.Lines, next, size = append(src.Lines, []byte(e.Meta)), "("+e.ID, size+len(e.Meta)
+		}
+		if len(found[0]) < signedChunk {
+			return src, below, nil
+		}
+		if last, err := parseStreamID(found[0][len(found[0])-1].ID); err == nil && size > maxArchiveSigned && last.ms > least {
+			return src, min(below, last.ms-uint64(signedWithin.Milliseconds())), nil
+		}
+	}
 }
 
 // TrimFailure is why old events could not be dropped when that was tried last; nil: they could.

@@ -19,6 +19,19 @@ type later struct {
 	ahead time.Duration
 	// apply, if set, comes before each call of Apply.
 	apply func(ctx context.Context, steps []vault.Step, apply func(context.Context, []vault.Step) []vault.Result) []vault.Result
+	// streams, if set, is told what Streams found.
+	streams func(q vault.StreamQuery, found []vault.StreamEntry)
+}
+
+// Streams is part of vault.Backend.
+func (l *later) Streams(ctx context.Context, queries []vault.StreamQuery) ([][]vault.StreamEntry, error) {
+	found, err := l.Store.Streams(ctx, queries)
+	if err == nil && l.streams != nil {
+		for i, q := range queries {
+			l.streams(q, found[i])
+		}
+	}
+	return found, err
 }
 
 // Clock is part of vault.Backend.
