@@ -21,6 +21,9 @@ var ErrNothingToArchive = errors.New("there is nothing to archive")
 // which is on the disk. An error: nothing is dropped.
 func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStream, err error) {
 	s := r.store
+	if due, err = r.mended(ctx, due); err != nil || len(due) == 0 {
+		return nil, err
+	}
 	below := due[0].below
 	var signed *signedTrail
 	if s.signer != nil {
@@ -54,6 +57,11 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 			if err != nil {
 				return err
 			}
+			if last != "" { // also what is good before a fault is in the file, and need not be in another one
+				if ends[d.name], err = parseStreamID(last); err != nil {
+					return err
+				}
+			}
 			if fault != nil {
 				r.hold(ctx, d.name, fault)
 				r.behind = true
@@ -64,9 +72,6 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 			}
 			if more {
 				r.behind, r.again = true, true
-			}
-			if ends[d.name], err = parseStreamID(last); err != nil {
-				return err
 			}
 			d.to = last
 			there = append(there, d)
@@ -80,9 +85,33 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 		return nil, fmt.Errorf("archive what is to be dropped: %w", err)
 	}
 	for name, end := range ends {
-		r.archived[name] = end
+		if r.archived[name].less(end) {
+			r.archived[name] = end
+		}
 	}
 	return there, nil
+}
+
+// mended leaves out the streams that are held and still are as they were: how old they are must not hold up the others.
+func (r *retainer) mended(ctx context.Context, due []dueStream) ([]dueStream, error) {
+	var good []dueStream
+	for _, d := range due {
+		if r.held[d.name] != "" {
+			nothing := newArchiver(io.Discard, nil, archiveHead{})
+			to := streamID{ms: d.below - 1, n: math.MaxUint64}.String()
+			_, _, fault, err := nothing.stream(ctx, r.store, d.name, to, maxArchived, func(goodEntry) bool { return false })
+			if err != nil {
+				return nil, err
+			}
+			if fault != nil {
+				r.hold(ctx, d.name, fault)
+				r.behind = true
+				continue
+			}
+		}
+		good = append(good, d)
+	}
+	return good, nil
 }
 
 const (

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tokenbroker/broker"
 	"tokenbroker/vault"
 	"tokenbroker/vault/redisstore"
 )
@@ -72,5 +73,37 @@ func testArchiveAmongMany(r *rig) {
 	}
 	if len(archives) != 1 {
 		r.Errorf("%d files", len(archives))
+	}
+}
+
+// testArchiveHeld: what is good of a stream that was tampered with is archived once, not in every round, and the rest when it is mended.
+func testArchiveHeld(r *rig) {
+	s, t := r.signed(), r.trail(1)
+	one := r.store(s.signs)
+	t.write(one, 6)
+	one.Close()
+	saved := r.raw("DUMP", t.stream)
+	r.raw("XDEL", t.stream, streamIDs(r, t.stream)[3])
+	archives := files{}
+	trimmer := s.archiving(archives)
+	held := func() (entries int) {
+		for range 3 {
+			r.trimmed(trimmer)
+		}
+		for _, content := range archives {
+			for row := range bytes.Lines(content) {
+				if bytes.HasPrefix(row, []byte(`{"entry"`)) && !bytes.Contains(row, []byte(broker.EventTrailTrimmed)) {
+					entries++
+				}
+			}
+		}
+		return entries
+	}
+	if n := held(); n != 3 || r.raw("XLEN", t.stream) != "5" {
+		r.Errorf("%d entries are in %d files, %s are left", n, len(archives), r.raw("XLEN", t.stream))
+	}
+	r.raw("RESTORE", t.stream, "0", saved, "REPLACE")
+	if n := held(); n != 6 || r.raw("XLEN", t.stream) != "0" {
+		r.Errorf("mended: %d entries are in %d files, %s are left", n, len(archives), r.raw("XLEN", t.stream))
 	}
 }

@@ -29,6 +29,7 @@ func RunSigned(t *testing.T, start func(testing.TB) Topology) {
 	t.Run("doubts", func(t *testing.T) { testSignedDoubts(newRig(t, start(t))) })
 	t.Run("archive", func(t *testing.T) { testArchive(newRig(t, start(t))) })
 	t.Run("archive among many checkpoints", func(t *testing.T) { testArchiveAmongMany(newRig(t, start(t))) })
+	t.Run("archive of a stream that is held", func(t *testing.T) { testArchiveHeld(newRig(t, start(t))) })
 	t.Run("export", func(t *testing.T) { testExport(newRig(t, start(t))) })
 	t.Run("spoiled checkpoints", func(t *testing.T) { testSignedSpoiled(newRig(t, start(t))) })
 	t.Run("publishing", func(t *testing.T) { testPublishing(newRig(t, start(t))) })
