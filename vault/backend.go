@@ -241,6 +241,8 @@ type Result struct {
 	// overtaken: since the step was sent this process has begun to look for what the store lost. What the answer says may be
 	// among that, and was not looked for.
 	overtaken bool
+	// asked is when this process began to send the step, by its own clock: the store did what the answer says no sooner.
+	asked time.Time
 }
 
 // IndexQuery asks for members of an index, with the hash at Records+member and the one at Extra+member.

@@ -81,6 +81,13 @@ type chainOp struct {
 
 // do carries out the step with its entries, and sends it again until the outcome is known or the context ends.
 func (t *chains) do(ctx context.Context, name trailName, id string, step Step, drafts []draft) (Result, error) {
+	asked := t.now()
+	r, err := t.carryOut(ctx, name, id, step, drafts)
+	r.asked = asked
+	return r, err
+}
+
+func (t *chains) carryOut(ctx context.Context, name trailName, id string, step Step, drafts []draft) (Result, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)

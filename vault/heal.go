@@ -84,9 +84,13 @@ func hasHolders(record map[string][]byte) bool {
 	return false
 }
 
+func isRevoked(record map[string][]byte) bool {
+	return broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionRevoked
+}
+
 func (m *remembered) findConnection(record map[string][]byte, has int64) finding {
 	behind := has < m.generation
-	revoked := broker.ConnectionStatus(record[fieldStatus]) == broker.ConnectionRevoked
+	revoked := isRevoked(record)
 	// The generation of the last consent only grows, so one that is not known here came later, or instead.
 	if consentedOf(record) > m.consented {
 		if behind || m.fields == nil {
@@ -165,13 +169,16 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 	defer cancel()
 	has := versionOf(record, m.versionField())
 	done := false // now, by this call
-	if what == foundForeign && m.fields != nil && s.steadySince(ctx, m) {
-		// Nothing was lost, so nothing came instead: the generation of the last consent is in clear, and somebody raised it, that what is
-		// older be taken for newer.
-		what = foundBehind
+	if what == foundForeign && m.fields != nil && posesAsConsent(m, record) && s.steadySince(ctx, m) {
+		what = foundBehind // nothing was lost, so nothing came instead
 	}
 	switch what {
 	case foundForeign:
+		if m.fields != nil && isRevoked(record) && s.steadySince(ctx, m) {
+			// That it was revoked is not sealed, for it takes nothing to do so. Whether the user did or somebody else, it stands; and what is
+			// remembered is kept, that no older token is used should it be made active by hand.
+			return false, nil
+		}
 		s.memory.forget(m)
 		s.cfg.Log.WarnContext(ctx, "the store lost a write of this connection, and a later consent or revocation stands in its place", "connection", m.id)
 		return false, nil

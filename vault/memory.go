@@ -48,6 +48,7 @@ type remembered struct {
 	// entries of the last writes of this process, oldest first.
 	entries []writtenEntries
 	at      time.Time // when this was remembered
+	sent    time.Time // before that, when the write was sent; zero: nobody knows
 	stored  time.Time // by the store's clock
 	// broughtBack: the write was itself one that healed.
 	broughtBack bool

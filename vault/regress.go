@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"tokenbroker/broker"
@@ -14,15 +15,36 @@ type steadyStore struct {
 }
 
 // steadySince tells whether the store had no reason to lose what is remembered: it neither started nor changed its master since that was
-// written. Then whoever took it away has written to the store (threats.md, row 34).
+// sent. Then whoever took it away has written to the store (threats.md, row 34), unless it is one that keeps its identity when it changes its
+// master, as some that are rented do: what can't be made good again is not to be decided by that alone.
 func (s *Store) steadySince(ctx context.Context, m *remembered) bool {
 	steady := s.steady.Load()
-	if steady == nil || steady.identity == "" || !steady.since.Before(m.at) || s.unhealed.Load() {
+	if steady == nil || steady.identity == "" || !steady.since.Before(m.sent) || s.unhealed.Load() {
 		return false
 	}
 	// It may have changed after watch looked last.
 	now, err := s.identity(ctx)
 	return err == nil && now == steady.identity
+}
+
+// posesAsConsent tells that a record which looks like a consent that came instead of what is remembered is an older one: the generation of the last
+// consent is in clear, and somebody raised it, that what is older be taken for newer. A consent brings its refresh token with it, and the sealed
+// header says at which generation that came, as later refreshes do. One without a refresh token of its own keeps the one before: then it has an access token
+// that ends later. Whatever else it may be is taken for
+// a consent, or a revocation.
+func posesAsConsent(m *remembered, record map[string][]byte) bool {
+	is, ok := readHeader(record)
+	was, known := parseHeaderOf(m.fields[fieldFormat], m.fields[fieldHeader])
+	if !ok || !known || isRevoked(record) || len(record[fieldRefresh]) == 0 || is.RefreshEpoch >= consentedOf(record) || len(is.Tokens) == 0 {
+		return false
+	}
+	for _, t := range is.Tokens {
+		i := slices.IndexFunc(was.Tokens, func(had headerToken) bool { return had.Key == t.Key })
+		if i < 0 || t.Never || was.Tokens[i].Never || t.Expires == 0 || t.Expires > was.Tokens[i].Expires {
+			return false
+		}
+	}
+	return true
 }
 
 // regressed records that an older record, or none, lay in the place of what this process wrote, for no reason that the store has. What was

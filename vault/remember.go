@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"tokenbroker/broker"
 )
@@ -48,7 +47,7 @@ func (s *Store) remember(ctx context.Context, w written, r Result) error {
 	case m.consent || !s.takeLater(&m, record):
 		return nil // finished, and gone when nobody knows
 	}
-	m.stored = r.Now
+	m.stored, m.sent = r.Now, r.asked
 	s.memory.put(&m, own)
 	return nil
 }
@@ -85,9 +84,9 @@ func (s *Store) rememberIfRead(ctx context.Context, w written, r Result) {
 }
 
 // rememberErased keeps that the record is gone.
-func (s *Store) rememberErased(shard byte, conn broker.Connection, index string, record map[string][]byte, now time.Time) {
+func (s *Store) rememberErased(shard byte, conn broker.Connection, index string, record map[string][]byte, r Result) {
 	s.memory.put(&remembered{
 		tenant: conn.Tenant, id: conn.ID, shard: shard, generation: conn.Generation + 1, consented: consentedOf(record),
-		status: broker.ConnectionRevoked, index: index, stored: now,
+		status: broker.ConnectionRevoked, index: index, stored: r.Now, sent: r.asked,
 	}, writtenEntries{})
 }

@@ -200,7 +200,7 @@ func (s *Store) EndRevoke(ctx context.Context, tenant, id string, outcome broker
 		}
 		forgotten = func() {
 			if forget {
-				s.rememberErased(shard, conn, index, record, r.Now)
+				s.rememberErased(shard, conn, index, record, r)
 			}
 		}
 		if r.Verdict == VerdictRefused {

@@ -197,7 +197,7 @@ func (s *Store) rememberShared(ctx context.Context, key, write string, generatio
 	m := remembered{id: key, shared: key, shard: shard[0], generation: generation, write: write}
 	if fields != nil {
 		first := m
-		first.fields, first.stored = make(map[string]string, len(fields)/2), r.Now
+		first.fields, first.stored, first.sent = make(map[string]string, len(fields)/2), r.Now, r.asked
 		for i := 0; i+1 < len(fields); i += 2 {
 			first.fields[fields[i]] = fields[i+1]
 		}

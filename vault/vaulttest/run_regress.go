@@ -1,8 +1,11 @@
 package vaulttest
 
 import (
+	"context"
 	"errors"
 	"maps"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"tokenbroker/broker"
@@ -170,5 +173,109 @@ func testKeysetAway(r *rig) {
 		_, err := behind.Connection(r.ctx(), conn.Tenant, conn.ID)
 		is(r, err, broker.ErrIntegrity, "a key that nobody has")
 		now = now.Add(2 * time.Second)
+	}
+}
+
+// steadyBackend is a store whose history looks as if it were always one: so does a rented one that answers the same identity whoever its master is.
+type steadyBackend struct {
+	vault.Backend
+	asked atomic.Int64
+	// last, if set, is the key of the record that this process writes last: it dies before it learns of that.
+	last atomic.Pointer[string]
+	dead atomic.Bool
+}
+
+// Identity implements vault.Backend.
+func (b *steadyBackend) Identity(context.Context) (string, error) {
+	b.asked.Add(1)
+	return "one", nil
+}
+
+// Apply implements vault.Backend.
+func (b *steadyBackend) Apply(ctx context.Context, steps []vault.Step) []vault.Result {
+	if !b.dead.Load() {
+		results := b.Backend.Apply(ctx, steps)
+		last := b.last.Load()
+		if last == nil || !slices.ContainsFunc(steps, func(s vault.Step) bool {
+			return slices.ContainsFunc(s.Writes, func(w vault.Write) bool { return w.Key == *last })
+		}) {
+			return results
+		}
+		b.dead.Store(true)
+	}
+	out := make([]vault.Result, len(steps))
+	for i := range out {
+		out[i].Err = errCrashed
+	}
+	return out
+}
+
+// steady is a process that knows the history of its store.
+func (r *rig) steady() (*vault.Store, *steadyBackend) {
+	r.Helper()
+	b := &steadyBackend{Backend: r.backend()}
+	s := r.process(func(vc *vault.Config, _ *redisstore.Config) { vc.Backend = b })
+	r.within(startPatience, "the store's history is known", func() bool { return b.asked.Load() > 1 })
+	return s, b
+}
+
+// testConsentInstead (threat 34): a consent or a revocation that came instead of what a failover lost stands, also where the store does not tell
+// that there was one; an older record that was only made to look like it does not.
+func testConsentInstead(r *rig) {
+	other := r.store()
+	for _, c := range []struct {
+		name    string
+		instead func(key string, conn broker.Connection)
+		then    func(key string, old map[string]string)
+		token   string // the refresh token of then
+	}{
+		{"a consent", func(_ string, conn broker.Connection) { r.renew(other, conn, "consented") }, nil, "canary-rt-consented"},
+		{"a consent, refreshed", func(_ string, conn broker.Connection) {
+			r.refresh(other, r.renew(other, conn, "consented"), "refreshed")
+		}, nil, "canary-rt-refreshed"},
+		{"a consent without a refresh token of its own", func(_ string, conn broker.Connection) {
+			consent, err := other.CreateConsent(r.ctx(), renewal(other, conn), "", nil)
+			if err != nil {
+				r.Fatal(err)
+			}
+			consent.Status = broker.ConsentCompleted
+			bare := r.grant("bare")
+			bare.RefreshToken = broker.Secret{}
+			if _, err := other.CompleteConsent(r.ctx(), consent, conn, bare, nil); err != nil {
+				r.Fatal(err)
+			}
+		}, nil, "canary-rt-1"},
+		{"a revocation", func(_ string, conn broker.Connection) {
+			if _, err := other.BeginRevoke(r.ctx(), conn.Tenant, conn.ID, nil); err != nil {
+				r.Fatal(err)
+			}
+		}, nil, ""},
+		{"an older record that says to be of a consent", func(key string, _ broker.Connection) { r.raw("HSET", key, "cg", "2") }, nil, "canary-rt-4"},
+		{"an older record that says to be revoked", func(key string, _ broker.Connection) { r.raw("HSET", key, "s", "revoked") }, r.put, "canary-rt-4"},
+	} {
+		s, _ := r.steady()
+		conn := r.connect(s, tenant(r), c.name, "files", "1")
+		key := r.connKey(s, conn)
+		old := r.fields(key)
+		r.refresh(s, r.refresh(s, r.refresh(s, conn, "2"), "3"), "4")
+		r.put(key, old)
+		c.instead(key, conn)
+		now, err := s.Connection(r.ctx(), conn.Tenant, conn.ID)
+		if err != nil {
+			r.Fatalf("%s: %v", c.name, err)
+		}
+		if c.then != nil {
+			c.then(key, old)
+			now = r.now(s, conn)
+		}
+		if c.token == "" {
+			if now.Status != broker.ConnectionRevoked {
+				r.Errorf("%s: %s", c.name, now.Status)
+			}
+			continue
+		}
+		if _, token := r.begin(s, now, "y"); token != c.token {
+			r.Errorf("%s: refresh token %q, want %q", c.name, token, c.token)
+		}
 	}
 }
