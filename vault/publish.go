@@ -27,23 +27,26 @@ type destination struct {
 	waiting []waitingLine
 	failing error
 	lost    uint64
+	gaveUp  uint64 // the last checkpoint that was given up
 }
 
 type waitingLine struct {
 	line []byte
 	at   time.Time
+	seq  uint64
 }
 
 func newDestination(to Publisher, log *slog.Logger) *destination {
 	return &destination{to: to, log: log, wake: make(chan struct{}, 1), sending: make(chan struct{}, 1)}
 }
 
-func (d *destination) add(line []byte, at time.Time) {
+func (d *destination) add(line waitingLine) {
 	d.mu.Lock()
 	if len(d.waiting) >= maxUnpublished {
-		d.waiting, d.lost = d.waiting[1:], d.lost+1
+		d.lost, d.gaveUp = d.lost+1, d.waiting[0].seq
+		d.waiting = d.waiting[1:]
 	}
-	d.waiting = append(d.waiting, waitingLine{line: line, at: at})
+	d.waiting = append(d.waiting, line)
 	d.mu.Unlock()
 	select {
 	case d.wake <- struct{}{}:

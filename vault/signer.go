@@ -103,6 +103,9 @@ type signer struct {
 	seq     uint64
 	prev    treeHash
 	last    time.Time
+	// said is up to when a checkpoint says that entries may be dropped, saidSeq that checkpoint; trimmed the same of what is at every place.
+	said    time.Time
+	saidSeq uint64
 	trimmed time.Time
 	ended   bool
 }
@@ -198,30 +201,48 @@ func (g *signer) make(ctx context.Context, trim time.Time, last bool) error {
 		return err
 	}
 	g.seq, g.prev, g.last, g.ended = c.Seq, sha256.Sum256(message), now, last
+	if !trim.IsZero() {
+		g.said, g.saidSeq = trim, c.Seq
+	}
 	for _, p := range g.places {
-		p.add(line, now)
+		p.add(waitingLine{line: line, at: now, seq: c.Seq})
 	}
 	return nil
 }
 
-// sayTrim signs that entries older than that may be dropped, and returns when that is at every place: what is dropped is said before.
+// sayTrim signs that entries older than that may be dropped, and returns when that is at every place: what is dropped is said before. A place
+// that does not take it gets the same checkpoint later, not one more with each attempt.
 func (g *signer) sayTrim(ctx context.Context, before time.Time) error {
 	g.mu.Lock()
-	said := !g.trimmed.Before(before)
+	done, said, seq := !g.trimmed.Before(before), !g.said.Before(before), g.saidSeq
 	g.mu.Unlock()
-	if said {
+	if done {
 		return nil
 	}
-	if err := g.make(ctx, before, false); err != nil {
-		return err
+	if !said || g.gaveUp(seq) {
+		if err := g.make(ctx, before, false); err != nil {
+			return err
+		}
 	}
 	if err := g.flush(ctx); err != nil {
 		return fmt.Errorf("publish that events will be dropped: %w", err)
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gaveUp(g.saidSeq) {
+		return errors.New("publish that events will be dropped: too much waits for a place")
+	}
 	g.trimmed = before
-	g.mu.Unlock()
 	return nil
+}
+
+// gaveUp tells whether a place will never get that checkpoint.
+func (g *signer) gaveUp(seq uint64) bool {
+	return slices.ContainsFunc(g.places, func(d *destination) bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.gaveUp >= seq
+	})
 }
 
 // flush hands everything that waits to its place.

@@ -32,6 +32,7 @@ func RunSigned(t *testing.T, start func(testing.TB) Topology) {
 	t.Run("archive of a stream that is held", func(t *testing.T) { testArchiveHeld(newRig(t, start(t))) })
 	t.Run("export", func(t *testing.T) { testExport(newRig(t, start(t))) })
 	t.Run("spoiled checkpoints", func(t *testing.T) { testSignedSpoiled(newRig(t, start(t))) })
+	t.Run("saying that events go", func(t *testing.T) { testSayingAgain(newRig(t, start(t))) })
 	t.Run("publishing", func(t *testing.T) { testPublishing(newRig(t, start(t))) })
 }
 

@@ -2,6 +2,7 @@ package vaulttest
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -69,5 +70,30 @@ func testSignedSpoiled(r *rig) {
 	r.raw("DEL", "tb:{00}:cp")
 	if report := s.verify(s.paper.source()...); len(report.Faults) > 0 || report.Signed.Entries != 5 {
 		r.Errorf("%+v %+v", report.Faults, report.Signed)
+	}
+}
+
+// testSayingAgain: what says that events will be dropped is one checkpoint, however often a place does not take it.
+func testSayingAgain(r *rig) {
+	s, t := r.signed(), r.trail(1)
+	one := r.store(s.signs)
+	t.write(one, 2)
+	one.Close()
+	trimmer := s.archiving(files{})
+	s.paper.fail = errors.New("the paper is wet")
+	for range 5 {
+		if _, err := trimmer.TrimTrail(r.ctx()); err == nil {
+			r.Error("events are dropped, and nobody was told before")
+		}
+	}
+	if at := trimmer.Published()[1]; at.Waiting != 1 {
+		r.Errorf("%d checkpoints wait", at.Waiting)
+	}
+	s.paper.mu.Lock()
+	s.paper.fail = nil
+	s.paper.mu.Unlock()
+	r.trimmed(trimmer)
+	if n := r.raw("XLEN", t.stream); n != "0" || s.paper.count() != 2 {
+		r.Errorf("%s entries are left, %d checkpoints were published", n, s.paper.count())
 	}
 }
