@@ -25,6 +25,7 @@ type destination struct {
 
 	mu      sync.Mutex
 	waiting []waitingLine
+	size    int // of their lines, in bytes
 	failing error
 	lost    uint64
 	gaveUp  uint64 // the last checkpoint that was given up
@@ -42,11 +43,12 @@ func newDestination(to Publisher, log *slog.Logger) *destination {
 
 func (d *destination) add(line waitingLine) {
 	d.mu.Lock()
-	if len(d.waiting) >= maxUnpublished {
+	for len(d.waiting) >= maxUnpublished || len(d.waiting) > 0 && d.size+len(line.line) > maxUnpublishedBytes {
 		d.lost, d.gaveUp = d.lost+1, d.waiting[0].seq
+		d.size -= len(d.waiting[0].line)
 		d.waiting = d.waiting[1:]
 	}
-	d.waiting = append(d.waiting, line)
+	d.waiting, d.size = append(d.waiting, line), d.size+len(line.line)
 	d.mu.Unlock()
 	select {
 	case d.wake <- struct{}{}:
@@ -94,7 +96,7 @@ func (d *destination) note(ctx context.Context, sent waitingLine, err error) {
 	if err == nil {
 		d.lost = 0
 		if len(d.waiting) > 0 && &d.waiting[0].line[0] == &sent.line[0] {
-			d.waiting = d.waiting[1:]
+			d.waiting, d.size = d.waiting[1:], d.size-len(sent.line)
 		}
 	}
 	d.mu.Unlock()
@@ -102,7 +104,7 @@ func (d *destination) note(ctx context.Context, sent waitingLine, err error) {
 	case err != nil && was == nil:
 		d.log.WarnContext(ctx, "checkpoints of the audit trail can't be published; that is tried again", "to", d.to.Name(), "error", err)
 	case err == nil && was != nil && lost > 0:
-		d.log.ErrorContext(ctx, "checkpoints of the audit trail are published again, and some were given up meanwhile", "to", d.to.Name(), "lost", lost)
+		d.log.ErrorContext(ctx, "checkpoints of the audit trail are published again, and some were given up meanwhile; they are still in the store's own stream, if that was not the place", "to", d.to.Name(), "lost", lost)
 	case err == nil && was != nil:
 		d.log.InfoContext(ctx, "checkpoints of the audit trail are published again", "to", d.to.Name())
 	}

@@ -32,8 +32,9 @@ type Publisher interface {
 const (
 	// signSilence is after how long a checkpoint is made although there is nothing to sign, so that silence tells something.
 	signSilence = time.Hour
-	// maxUnpublished bounds how many checkpoints wait for a place that does not take them; the oldest are given up then.
-	maxUnpublished = 4096
+	// maxUnpublished bounds how many checkpoints wait for a place that does not take them, maxUnpublishedBytes how long they are together;
+	// the oldest are given up then. They are still in the store, for whoever mends the place.
+	maxUnpublished, maxUnpublishedBytes = 4096, 32 << 20
 	// publishTime bounds one attempt, lastPublish all those at the end of the process.
 	publishTime, lastPublish = 10 * time.Second, 4 * time.Second
 	// maxSeenLogs is how many logs of others a process's first checkpoint names, of those in the last maxSeenFrom checkpoints.
