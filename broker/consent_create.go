@@ -212,7 +212,8 @@ func (s *Service) storeNew(ctx context.Context, consent Consent, once string, en
 		return Consent{}, ErrConflict
 	}
 	if err != nil {
-		return Consent{}, storeError("store the consent", err) // it may be there: its places end with its link
+		s.doubtPlaces(consent, true) // it may be there
+		return Consent{}, storeError("store the consent", err)
 	}
 	return stored, nil
 }

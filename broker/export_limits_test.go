@@ -6,6 +6,7 @@ import "context"
 func FollowLimits(s *Service) error {
 	err := s.shareUses(context.Background())
 	s.recordRefusals(context.Background(), false)
+	s.settlePlaces(context.Background())
 	return err
 }
 

@@ -113,7 +113,7 @@ func (s *buckets) notShared(told []toldUses) {
 	}
 }
 
-// followLimits shares uses and records refusals until ctx ends.
+// followLimits shares uses, records refusals and settles places until ctx ends.
 func (s *Service) followLimits(ctx context.Context) {
 	ticker := time.NewTicker(shareEvery)
 	defer ticker.Stop()
@@ -131,5 +131,6 @@ func (s *Service) followLimits(ctx context.Context) {
 			failing = false
 		}
 		s.recordRefusals(ctx, false)
+		s.settlePlaces(ctx)
 	}
 }

@@ -10,7 +10,7 @@ import (
 // Places counts what there may be only so many of at the same time, for all replicas together.
 type Places interface {
 	// TakePlaces takes a place in each list until then, or in none, and tells the first list that is full (-1: none is). A place that is
-	// not given back ends at that time by itself. An error means that some may be taken, which end by themselves too.
+	// not given back ends at that time by itself. An error means that some may be taken, or be so later; they are to be given back.
 	TakePlaces(ctx context.Context, id string, until time.Time, lists []PlaceList) (full int, err error)
 	// LeavePlaces gives them back. One that is not held is no error.
 	LeavePlaces(ctx context.Context, id string, lists []PlaceList) error
@@ -77,6 +77,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 	full, err := s.cfg.Places.TakePlaces(ctx, c.ID, c.Deadline, lists)
 	switch {
 	case err != nil:
+		s.doubtPlaces(c, false)
 		return storeError("count the pending consents", err)
 	case full >= 0:
 		s.full.note(lists[full], s.cfg.Now())
@@ -85,14 +86,15 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 	return nil
 }
 
-// leavePlaces gives the places of a consent back that has ended. Should the store not take that now, they end with the link.
+// leavePlaces gives the places of a consent back that has ended, or was not made. What the store does not take now it is told again.
 func (s *Service) leavePlaces(ctx context.Context, c Consent) {
 	if lists, _ := s.consentPlaces(c); s.cfg.Places != nil && len(lists) > 0 && s.cfg.Now().Before(c.CreatedAt.Add(LinkLife)) {
 		s.full.forget(lists)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.AuditTimeout)
 		defer cancel()
 		if err := s.cfg.Places.LeavePlaces(ctx, c.ID, lists); err != nil {
-			s.cfg.Log.DebugContext(ctx, "a consent that has ended counts as pending until its link would have ended", "consent", c.ID, "error", err)
+			s.cfg.Log.DebugContext(ctx, "a consent that has ended counts as pending for a while", "consent", c.ID, "error", err)
+			s.doubtPlaces(c, false)
 		}
 	}
 }

@@ -167,3 +167,64 @@ func TestThreat68LinksAreLimitedByTime(t *testing.T) {
 		t.Errorf("a link to a visit is none: %v", err)
 	}
 }
+
+// Threat 68: an error of the store takes no places for good from who tries again: those of consents that were not made come back, and
+// those of consents that were made after all stay.
+func TestThreat68ErrorsTakeNoPlaces(t *testing.T) {
+	const most = 3
+	away := errors.New("the store is away")
+	for _, c := range []struct {
+		name         string
+		fail         func(l *limitedRig, failing bool)
+		made, before int // of those that a failed call leaves
+	}{
+		{"the answer about the places is lost", func(l *limitedRig, failing bool) { l.shared.SetLost(failing) }, 0, most},
+		{"the consent is not stored", func(l *limitedRig, failing bool) {
+			l.Store.Before = func(_ context.Context, operation string) error {
+				if failing && (operation == "CreateConsent" || operation == "Consent") {
+					return away
+				}
+				return nil
+			}
+		}, 0, most},
+		{"the answer about the consent is lost", func(l *limitedRig, failing bool) {
+			l.Store.After = func(_ context.Context, operation string) error {
+				if failing && operation == "CreateConsent" {
+					return away
+				}
+				return nil
+			}
+		}, most, most},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLimited(t, 1, broker.Limits{Subject: broker.Limit{Consents: most}, Client: broker.Limit{Consents: 100}})
+			c.fail(l, true)
+			for range most {
+				if _, err := l.consent("chat", "acme", "u", "192.0.2.1"); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable {
+					t.Fatalf("a consent while the store fails: %v", err)
+				}
+			}
+			settle := func() int {
+				l.now = l.now.Add(time.Minute)
+				if err := broker.FollowLimits(l.Service); err != nil {
+					t.Fatal(err)
+				}
+				return l.shared.Held()["subject_consents"]
+			}
+			if held := l.shared.Held()["subject_consents"]; held != c.before {
+				t.Errorf("%d places before they are settled, not %d", held, c.before)
+			}
+			l.now = l.now.Add(time.Minute)
+			l.shared.SetAway(true) // what can't be settled now is later
+			_ = broker.FollowLimits(l.Service)
+			l.shared.SetAway(false)
+			c.fail(l, false)
+			if held := settle(); held != c.made {
+				t.Errorf("%d places when the store is back, of %d consents", held, c.made)
+			}
+			if got := admitted(t, 5, func() error { _, err := l.consent("chat", "acme", "u", "192.0.2.1"); return err }); got != most-c.made {
+				t.Errorf("%d consents when the store is back, of %d", got, most-c.made)
+			}
+		})
+	}
+}

@@ -127,6 +127,7 @@ type Service struct {
 	limiter            *limiter
 	refusals           limitRefusals
 	full               fullLists
+	doubts             placeDoubts
 	creating           chan struct{} // holds a value while a tenant's connector is made
 
 	jobWake   chan struct{} // holds a value when there may be a job to run

@@ -30,7 +30,7 @@ func (s *Store) CreateConsent(ctx context.Context, c broker.Consent, once string
 	c.Version = 1
 	s.consents[c.ID] = c
 	s.Trail = append(s.Trail, entries...)
-	return c, nil
+	return c, s.lost(ctx, "CreateConsent")
 }
 
 // Consent is part of broker.Consents.

@@ -16,6 +16,7 @@ type Shared struct {
 
 	mu     sync.Mutex
 	away   bool
+	lost   bool
 	uses   map[string]int64
 	places map[string]map[string]time.Time
 }
@@ -32,6 +33,13 @@ func (s *Shared) SetAway(away bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.away = away
+}
+
+// SetLost makes every call about places be carried out and lose its answer, or none.
+func (s *Shared) SetLost(lost bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = lost
 }
 
 // Names are those of counts.
@@ -75,6 +83,9 @@ func (s *Shared) TakePlaces(_ context.Context, id string, until time.Time, lists
 			s.places[name] = map[string]time.Time{}
 		}
 		s.places[name][id] = until
+	}
+	if s.lost {
+		return -1, errAway
 	}
 	return -1, nil
 }
