@@ -96,7 +96,8 @@ func (s *buckets) shared(told []toldUses, totals []int64, now time.Time) {
 		case b.told < 0:
 			others = 0 // what they did before is of another time
 		case total < b.told+one.n:
-			others = max(0, total-one.n) // the count began anew
+			// The count began anew, or a failover set it back: then it is of any size, and says nothing of what others did just now.
+			others = 0
 		}
 		b.told = total
 		b.refill(now)

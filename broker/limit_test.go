@@ -194,6 +194,34 @@ func TestThreat69LimitsWithoutTheStore(t *testing.T) {
 	}
 }
 
+// Threat 69: a failover that sets counts back by a little takes nothing from anybody: the whole count is not what others did just now.
+func TestThreat69CountsThatAreSetBack(t *testing.T) {
+	const rate, burst = 100, 200
+	l := newLimited(t, 2, broker.Limits{Client: broker.Limit{Rate: rate, Burst: burst}})
+	round := func(n int) (through int) {
+		for _, s := range l.Replicas {
+			through += admitted(t, n, func() error { return s.AdmitRequest(l.Caller()) })
+		}
+		for _, s := range l.Replicas {
+			if err := broker.FollowLimits(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.now = l.now.Add(500 * time.Millisecond)
+		return through
+	}
+	round(burst)
+	for range 40 { // a count that is long
+		round(rate / 4)
+	}
+	l.shared.SetBack(rate)
+	round(rate / 4)
+	l.now = l.now.Add(500 * time.Millisecond)
+	if got := round(rate / 4); got < rate/4 {
+		t.Errorf("%d requests are let through after the count was set back", got)
+	}
+}
+
 // Threat 68: neither the memory of a process nor what replicas share grows with the number of subjects that are asked about.
 func TestThreat68BucketsAreBounded(t *testing.T) {
 	l := newLimited(t, 1, broker.Limits{Subject: broker.Limit{Rate: 1, Burst: 4}})

@@ -42,6 +42,15 @@ func (s *Shared) SetLost(lost bool) {
 	s.lost = lost
 }
 
+// SetBack takes so much from every count, as a failover may.
+func (s *Shared) SetBack(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.uses {
+		s.uses[name] -= n
+	}
+}
+
 // Names are those of counts.
 func (s *Shared) Names() int {
 	s.mu.Lock()
