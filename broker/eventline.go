@@ -32,6 +32,23 @@ type lineActor struct {
 	Tool  string `json:"tool,omitzero"`
 }
 
+// Events are what readers see of the entry: one for each scope, one without a scope where there is none.
+func (e Entry) Events() []Event {
+	one := Event{
+		Type: e.Type, Time: e.Time, Tenant: e.Tenant, Client: e.Client, Subject: e.Subject, Actor: e.Actor, Connector: e.Connector,
+		Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason, RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
+	}
+	if len(e.Scopes) == 0 {
+		return []Event{one}
+	}
+	out := make([]Event, len(e.Scopes))
+	for i, s := range e.Scopes {
+		out[i] = one
+		out[i].ID, out[i].Scope, out[i].Requested = s.ID, s.Scope, s.Requested
+	}
+	return out
+}
+
 // Line is the event as one line of JSON without its end, with the fields and forms that GET /v1/events has.
 func (e Event) Line() ([]byte, error) {
 	var b bytes.Buffer

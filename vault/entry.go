@@ -60,22 +60,7 @@ func (e storedEntry) entry() broker.Entry {
 }
 
 // events are what readers see: one for each scope, one without a scope where there is none.
-func (e storedEntry) events() []broker.Event {
-	one := broker.Event{
-		Type: broker.EventType(e.Type), Time: fromMillis(e.Time), Tenant: e.Tenant, Client: e.Client, Subject: e.Subject,
-		Actor: broker.Actor(e.Actor), Connector: e.Connector, Connection: e.Connection, Outcome: e.Outcome, Reason: e.Reason,
-		RequestID: e.RequestID, TraceID: e.TraceID, Portal: e.Portal,
-	}
-	if len(e.Events) == 0 {
-		return []broker.Event{one}
-	}
-	out := make([]broker.Event, len(e.Events))
-	for i, s := range e.Events {
-		out[i] = one
-		out[i].ID, out[i].Scope, out[i].Requested = s.ID, s.Scope, s.Requested
-	}
-	return out
-}
+func (e storedEntry) events() []broker.Event { return e.entry().Events() }
 
 // trailName names one audit stream.
 type trailName struct {

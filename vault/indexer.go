@@ -84,17 +84,9 @@ type follower struct {
 	lists  Lists
 	claims claims
 
-	mu       sync.Mutex // held by a round; what is below is its
-	identity string
-	streams  [shards]map[string]*followed // by tenant; nil: not read yet
-	tallies  tallies
-}
-
-// followed is a stream of a shard that is this process's for the moment.
-type followed struct {
-	mark indexMark
-	idle int // in so many rounds nothing was found
-	skip int // so many rounds it is left out
+	mu sync.Mutex // held by a round; what is below is its
+	places
+	tallies tallies
 }
 
 // keepIndex brings the index up to date now and then, until ctx ends.
@@ -151,14 +143,12 @@ func (s *Store) indexTrail(ctx context.Context, rest pace) (more bool, err error
 	if err != nil {
 		return false, fmt.Errorf("follow the audit trail: %w", err)
 	}
-	if identity != f.identity {
-		f.identity, f.streams = identity, [shards]map[string]*followed{}
-	}
+	f.in(identity)
 	mine, more, err := f.claim(ctx)
 	if err != nil {
 		return false, fmt.Errorf("follow the audit trail: %w", err)
 	}
-	names, err := f.due(ctx, mine)
+	names, err := f.due(ctx, f.store, mine)
 	for len(names) > 0 && err == nil {
 		n := min(len(names), followStreams)
 		var full bool
@@ -204,47 +194,6 @@ func (f *follower) claim(ctx context.Context) (mine []byte, more bool, err error
 	return mine, more && taken, err
 }
 
-// due are the streams of these shards that are to be looked at in this round.
-func (f *follower) due(ctx context.Context, mine []byte) ([]trailName, error) {
-	keys := make([]string, len(mine))
-	for i, shard := range mine {
-		keys[i] = trailsKey(shard)
-	}
-	tenants, err := readPatiently(ctx, func(ctx context.Context) ([][]string, error) { return f.store.cfg.Backend.Members(ctx, keys) })
-	if err != nil {
-		return nil, err
-	}
-	var names, fresh []trailName
-	var marks []string
-	for i, shard := range mine {
-		if f.streams[shard] == nil {
-			f.streams[shard] = make(map[string]*followed)
-		}
-		for _, tenant := range tenants[i] {
-			name := trailName{shard: shard, tenant: tenant}
-			switch known := f.streams[shard][tenant]; {
-			case known == nil:
-				fresh, marks = append(fresh, name), append(marks, postingsMarkKey(shard, tenant))
-			case known.skip > 0:
-				known.skip--
-				continue
-			}
-			names = append(names, name)
-		}
-	}
-	if len(fresh) == 0 {
-		return names, nil
-	}
-	found, err := f.store.hashes(ctx, marks...)
-	if err != nil {
-		return nil, err
-	}
-	for i, name := range fresh {
-		f.streams[name.shard][name.tenant] = &followed{mark: markOf(found[i], f.identity, f.store.cfg.Now())}
-	}
-	return names, nil
-}
-
 // index brings the next entries of these streams into the index: first the lists, then the marks. A crash between leaves
 // postings that are written again.
 func (f *follower) index(ctx context.Context, names []trailName, rest pace) (more bool, err error) {
@@ -262,7 +211,7 @@ func (f *follower) index(ctx context.Context, names []trailName, rest pace) (mor
 	if err := f.write(ctx, batch, rest); err != nil {
 		return false, err
 	}
-	return more, f.advance(ctx, ends)
+	return more, f.advance(ctx, f.store, ends)
 }
 
 // read adds the postings of the next entries of these streams to the batch, and where they end; more: one has still more of them.
@@ -344,52 +293,6 @@ func (f *follower) write(ctx context.Context, batch map[tally][]byte, rest pace)
 		rest(ctx, began)
 	}
 	return nil
-}
-
-func (f *follower) of(name trailName) *followed { return f.streams[name.shard][name.tenant] }
-
-// advance moves the marks, unless somebody else did.
-func (f *follower) advance(ctx context.Context, ends map[trailName]streamID) error {
-	var names [shards][]trailName
-	var moved []byte
-	for name := range ends {
-		if names[name.shard] == nil {
-			moved = append(moved, name.shard)
-		}
-		names[name.shard] = append(names[name.shard], name)
-	}
-	results := make([][]Result, len(moved))
-	now := f.store.cfg.Now()
-	atOnce(len(moved), fewAtOnce, func(i int) error { // each result has its own error
-		var steps []Step
-		for _, name := range names[moved[i]] {
-			key, was := postingsMarkKey(name.shard, name.tenant), f.of(name).mark
-			check := Check{Key: key, Field: markAt, Kind: CheckEqual, Value: was.raw}
-			if was.raw == "" {
-				check = Check{Key: key, Field: markAt, Kind: CheckAbsent}
-			}
-			steps = append(steps, Step{Checks: []Check{check}, Writes: []Write{{Kind: WriteHashSet, Key: key, Args: was.moved(ends[name], now).fields(f.identity)}}})
-		}
-		trip, cancel := context.WithTimeout(ctx, f.store.cfg.RoundTrip)
-		defer cancel()
-		results[i] = f.store.trails.apply(trip, steps)
-		return nil
-	})
-	var errs []error
-	for i, shard := range moved {
-		for j, name := range names[shard] {
-			r := results[i][j]
-			if r.Err != nil {
-				errs = append(errs, r.Err)
-			}
-			if r.Err != nil || r.Verdict != VerdictDone {
-				delete(f.streams[shard], name.tenant) // it is read again
-				continue
-			}
-			f.of(name).mark = f.of(name).mark.moved(ends[name], now)
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // marks reads how far these streams are in the index, as the store is now. Without an index nothing is in it.

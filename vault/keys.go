@@ -197,3 +197,11 @@ func shardOf(id string) (byte, error) {
 	}
 	return shard, nil
 }
+
+// Of a place to which events are delivered (deliver.go), by the hash of its name: how far a stream is there, who delivers for now, and
+// since when there is such a place.
+func sinkMarkKey(shard byte, sink, tenant string) string {
+	return prefix(shard) + "sk:m:" + sink + ":" + tenant
+}
+func sinkClaimKey(sink string) string { return prefix(0) + "sk:k:" + sink }
+func sinkSinceKey(sink string) string { return prefix(0) + "sk:s:" + sink }

@@ -39,6 +39,8 @@ type Config struct {
 	Retention Retention
 	// Signing says with what the audit trail is signed. The zero value: it is not.
 	Signing Signing
+	// Sinks get each event of the trail, outside of the store.
+	Sinks []Sink
 	// Orphan is called for a refreshed grant whose connection was revoked, or became another account's, before the spool
 	// could be replayed: it should be revoked upstream, for which its context leaves it OrphanTimeout. After an error the
 	// grant stays in the spool and Orphan is called again at the next replay. Calls may come at the same time, and again for
@@ -91,6 +93,7 @@ type Store struct {
 	retainer    *retainer // nil: everything is kept
 	signer      *signer   // nil: the trail is not signed
 	trimFailure atomic.Pointer[error]
+	deliveries  []*delivery // of Config.Sinks
 	// connectors are this process's writes of tenants' connectors.
 	connectors connectorWrites
 	// switches is what this process knows of the table of kill switches.
@@ -170,7 +173,7 @@ func New(cfg Config) (*Store, error) {
 		index: index{hints: make(chan byte, shards), counting: make(chan struct{}, 1), known: make(map[string]classRecord)},
 	}
 	if lists, ok := cfg.Backend.(Lists); ok {
-		s.follower = &follower{store: s, lists: lists}
+		s.follower = &follower{store: s, lists: lists, places: places{key: postingsMarkKey}}
 	}
 	if cfg.Retention.on() {
 		trimmer, ok := cfg.Backend.(Trimmer)
@@ -184,6 +187,9 @@ func New(cfg Config) (*Store, error) {
 		if err := s.signs(); err != nil {
 			return nil, err
 		}
+	}
+	for _, to := range cfg.Sinks {
+		s.deliveries = append(s.deliveries, newDelivery(s, to))
 	}
 	switch {
 	case cfg.SpoolDir != "" && cfg.SpoolFiles != nil:
@@ -223,6 +229,9 @@ func (s *Store) Run(ctx context.Context) error {
 				s.cfg.Log.WarnContext(ctx, "no checkpoint of the audit trail could be made; that is tried again", "error", err)
 			})
 		})
+	}
+	for _, d := range s.deliveries {
+		watching.Go(func() { d.run(ctx) })
 	}
 	watching.Go(func() { s.followSwitches(ctx) })
 	if s.spool == nil {

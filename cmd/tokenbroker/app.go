@@ -51,6 +51,8 @@ type app struct {
 	waiting   error        // why redis could not be asked at the start; nil: it was
 	stopSpool func()
 	stopSeals func()
+	sinks     *auditSinks
+	stopSinks func()
 
 	keysetFile keysetFile
 	outage     *outage
@@ -93,12 +95,15 @@ func (a *app) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if a.sinks, err = c.Audit.open(); err != nil {
+		return err
+	}
 	a.forms = newFormGate(c.StoredForm, cfg.Ephemeral, func(ctx context.Context) ([]broker.Replica, time.Time, error) { return a.store.AllReplicas(ctx) }, time.Now)
 	if a.store, err = vault.New(vault.Config{
 		Compact: a.forms.open,
 		Confirm: c.RedisOpts.WaitReplicas > 0 || c.RedisOpts.WaitDisk, Count: counted,
 		Backend: a.backend, Keyset: cfg.Keyset, ReloadKeyset: a.reloadKeyset, SpoolDir: c.SpoolDir, Orphan: a.revokeOrphan,
-		Retention: c.Retention, Signing: signing,
+		Retention: c.Retention, Signing: signing, Sinks: a.sinks.of(c.Audit.Sinks),
 		Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {
 		return err
@@ -107,6 +112,9 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	if a.stopSeals, err = watchSeals(a.store); err != nil {
+		return err
+	}
+	if a.stopSinks, err = watchSinks(a.store, a.sinks.gate, time.Now); err != nil {
 		return err
 	}
 	if a.registry, err = providers.New(providers.Config{
@@ -143,8 +151,9 @@ func (a *app) join(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	connections, guesses := a.sinks.gate.guard(a.store, a.store)
 	if a.service, err = broker.New(broker.Config{
-		Connections: a.store,
+		Connections: connections,
 		Index:       a.store,
 		Search:      a.store, Verifier: a.store, Retention: a.store,
 		Refreshes:   a.store,
@@ -163,7 +172,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		StoreHealth: storeHealth{a.backend, c.Volatile || cfg.Ephemeral},
 		Backlogs:    a.store,
 		Switches:    a.store,
-		Guesses:     a.store,
+		Guesses:     guesses,
 		Upstream:    a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
 		OperatorLogins: operators, OperatorSignIns: a.store, OperatorEpochs: a.store, OperatorRoles: c.Dashboard.Roles,
@@ -360,13 +369,16 @@ func (a *app) revokeOrphan(ctx context.Context, conn broker.Connection, grant br
 
 // close releases what newApp made, the users of a thing before the thing.
 func (a *app) close() {
-	for _, stop := range []func(){a.stopSpool, a.stopSeals} {
+	for _, stop := range []func(){a.stopSpool, a.stopSeals, a.stopSinks} {
 		if stop != nil {
 			stop()
 		}
 	}
 	if a.store != nil {
 		a.store.Close()
+	}
+	if a.sinks != nil {
+		a.sinks.close()
 	}
 	if a.registry != nil {
 		a.registry.Close()

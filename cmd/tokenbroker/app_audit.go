@@ -46,6 +46,17 @@ func (a *app) checkAudit(context.Context) trouble {
 	if err := a.store.SignFailure(); err != nil {
 		wrong = append(wrong, fmt.Sprintf("the audit trail is not signed in full: %v", err))
 	}
+	for _, err := range a.sinks.gate.failing() {
+		wrong = append(wrong, fmt.Sprintf("no token is handed out, as a required sink of audit.sinks did not take the last one's events: %v", err))
+	}
+	for _, d := range a.store.Delivered() {
+		if d.Mine && d.Failure != nil && !d.Behind.IsZero() && time.Since(d.Behind) > publishPatience {
+			wrong = append(wrong, fmt.Sprintf("events since %s can't be delivered to %s: %v", d.Behind.UTC().Format(time.RFC3339), d.To, d.Failure))
+		}
+		if d.Mine && d.Unreadable > 0 {
+			wrong = append(wrong, fmt.Sprintf("%s could not be opened and so not be delivered to %s; tokenbroker audit verify names what was tampered with", counted(int(d.Unreadable), "entry", "entries"), d.To))
+		}
+	}
 	if err := a.store.TrimFailure(); err != nil {
 		wrong = append(wrong, fmt.Sprintf("old events are not dropped: %v", err))
 	}

@@ -35,6 +35,8 @@ type AuditConfig struct {
 	PublishWebhook broker.Secret // a URL, whose path may be a secret
 	// ArchiveDir gets what is dropped before it is; "": that is gone.
 	ArchiveDir string
+	// Sinks get each event.
+	Sinks []SinkConfig
 }
 
 // audit reads audit. What is left out is not done; wrap is the reference of the KEK, which wraps the signing key too.
@@ -45,7 +47,7 @@ func (o object) audit(wrap string) (vault.Retention, AuditConfig) {
 	if n == nil {
 		return keep, cfg
 	}
-	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish", "archive_dir")
+	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish", "archive_dir", "sinks")
 	if !ok {
 		return keep, cfg
 	}
@@ -61,6 +63,7 @@ func (o object) audit(wrap string) (vault.Retention, AuditConfig) {
 		}
 	}
 	audit.publish(&cfg)
+	cfg.Sinks = audit.sinks()
 	keep = audit.retention()
 	if dir := audit.text("archive_dir", "", anyPath); dir != "" {
 		cfg.ArchiveDir = o.s.path(dir)

@@ -4,5 +4,8 @@
 //
 //	file.go     lines appended to a file, and synced
 //	webhook.go  lines posted to a URL
+//	syslog.go   lines sent as messages of RFC 5424
+//	otlp.go     lines posted as log records of OpenTelemetry
+//	group.go    many who wait for a place share its writes
 //	archive.go  files in a directory, compressed
 package sinks

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // File appends lines to a file and waits until the disk has them. It is safe for concurrent use.
@@ -131,8 +132,19 @@ func endsTorn(path string) (bool, error) {
 	return last[0] != '\n', nil
 }
 
-// Close closes the file.
+// closePatience is how long closing waits for a write that is under way.
+const closePatience = time.Second
+
+// Close closes the file, unless a write hangs.
 func (f *File) Close() error {
+	late := time.NewTimer(closePatience)
+	defer late.Stop()
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-late.C:
+		return fmt.Errorf("close %s: a write hangs", f.Name())
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.open == nil {

@@ -39,13 +39,19 @@ func (w *Webhook) Append(ctx context.Context, lines [][]byte) error {
 	return w.post(ctx, "application/jsonl", append(bytes.Join(lines, []byte{'\n'}), '\n'))
 }
 
-// maxAnswer is how much of an answer is read: nothing in it counts.
+// maxAnswer is how much of an answer is read.
 const maxAnswer = 64 << 10
 
+// post posts; nothing in the answer counts but its status.
 func (w *Webhook) post(ctx context.Context, kind string, body []byte) error {
+	_, err := w.exchange(ctx, kind, body)
+	return err
+}
+
+func (w *Webhook) exchange(ctx context.Context, kind string, body []byte) (said []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("post to %s: the URL is not usable", w.Name())
+		return nil, fmt.Errorf("post to %s: the URL is not usable", w.Name())
 	}
 	req.Header.Set("Content-Type", kind)
 	resp, err := w.client.Do(req)
@@ -54,14 +60,17 @@ func (w *Webhook) post(ctx context.Context, kind string, body []byte) error {
 		if errors.As(err, &with) {
 			err = with.Err // which names no path
 		}
-		return fmt.Errorf("post to %s: %w", w.Name(), err)
+		return nil, fmt.Errorf("post to %s: %w", w.Name(), err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
+	said, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("post to %s: it answered %d", w.Name(), resp.StatusCode)
+		return nil, fmt.Errorf("post to %s: it answered %d", w.Name(), resp.StatusCode)
 	}
-	return nil
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("post to %s: its answer has no end: %w", w.Name(), ctx.Err())
+	}
+	return said, nil
 }
 
 // Close ends idle connections.

@@ -78,6 +78,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"events", testEvents},
 		{"event filters", testEventFilters},
 		{"follower", testFollower},
+		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered beside tokens", testDeliverReleased},
 		{"visits", testPortals},
 		{"visits in parallel", testPortalsParallel},
 		{"newest events", testRecent},

@@ -1,0 +1,113 @@
+package sinks
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// OTLP posts lines as log records of the OpenTelemetry protocol, over HTTP in its JSON form, which needs no library.
+type OTLP struct{ hook *Webhook }
+
+// NewOTLP makes one; the URL is the whole one, such as https://collector.example.com/v1/logs, the client as for NewWebhook.
+func NewOTLP(address string, client *http.Client) (*OTLP, error) {
+	hook, err := NewWebhook(address, client)
+	if err != nil {
+		return nil, err
+	}
+	return &OTLP{hook: hook}, nil
+}
+
+// Name is for operators.
+func (o *OTLP) Name() string { return "otlp " + o.hook.host }
+
+type otlpText struct {
+	Text string `json:"stringValue"`
+}
+
+type otlpAttribute struct {
+	Key   string   `json:"key"`
+	Value otlpText `json:"value"`
+}
+
+type otlpRecord struct {
+	Time       string          `json:"timeUnixNano"`
+	Observed   string          `json:"observedTimeUnixNano"`
+	Severity   int             `json:"severityNumber"`
+	Level      string          `json:"severityText"`
+	Body       otlpText        `json:"body"`
+	Attributes []otlpAttribute `json:"attributes"`
+	Trace      string          `json:"traceId,omitempty"`
+	Event      string          `json:"eventName"`
+}
+
+type otlpScope struct {
+	Scope struct {
+		Name string `json:"name"`
+	} `json:"scope"`
+	Records []otlpRecord `json:"logRecords"`
+}
+
+type otlpResource struct {
+	Resource struct {
+		Attributes []otlpAttribute `json:"attributes"`
+	} `json:"resource"`
+	Scopes []otlpScope `json:"scopeLogs"`
+}
+
+type otlpRequest struct {
+	Resources []otlpResource `json:"resourceLogs"`
+}
+
+// otlpAnswer is what a collector says of records that it did not take, though it answers 200.
+type otlpAnswer struct {
+	Partial struct {
+		Rejected json.Number `json:"rejectedLogRecords"`
+	} `json:"partialSuccess"`
+}
+
+// severityInfo is INFO as the protocol counts.
+const severityInfo = 9
+
+// Append posts lines that are events.
+func (o *OTLP) Append(ctx context.Context, lines [][]byte) error {
+	scope := otlpScope{Records: make([]otlpRecord, len(lines))}
+	scope.Scope.Name = "tokenbroker/audit"
+	for i, line := range lines {
+		var of told
+		if err := json.Unmarshal(line, &of); err != nil {
+			return fmt.Errorf("post to %s: the line is no event", o.Name())
+		}
+		at := strconv.FormatInt(of.Time.UnixNano(), 10)
+		scope.Records[i] = otlpRecord{
+			Time: at, Observed: at, Severity: severityInfo, Level: "INFO", Body: otlpText{string(line)}, Event: of.Type,
+			Attributes: []otlpAttribute{{Key: "event.name", Value: otlpText{of.Type}}},
+		}
+		if raw, err := hex.DecodeString(of.Trace); err == nil && len(raw) == 16 {
+			scope.Records[i].Trace = of.Trace
+		}
+	}
+	resource := otlpResource{Scopes: []otlpScope{scope}}
+	resource.Resource.Attributes = []otlpAttribute{{Key: "service.name", Value: otlpText{"tokenbroker"}}}
+	body, err := json.Marshal(otlpRequest{Resources: []otlpResource{resource}})
+	if err != nil {
+		return fmt.Errorf("post to %s: %w", o.Name(), err)
+	}
+	said, err := o.hook.exchange(ctx, "application/json", body)
+	if err != nil {
+		return err
+	}
+	var answer otlpAnswer
+	if json.Unmarshal(said, &answer) == nil {
+		if n, err := answer.Partial.Rejected.Int64(); err == nil && n > 0 {
+			return fmt.Errorf("post to %s: it took all but %d records", o.Name(), n)
+		}
+	}
+	return nil
+}
+
+// Close ends idle connections.
+func (o *OTLP) Close() error { return o.hook.Close() }
