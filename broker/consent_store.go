@@ -111,7 +111,7 @@ func (s *Service) untilEnd(ctx context.Context) time.Time {
 
 // decided tells that a write was refused for good, so that repeating it changes nothing.
 func decided(err error) bool {
-	for _, final := range []error{ErrConflict, ErrNotFound, ErrIntegrity, ErrNewerFormat} {
+	for _, final := range []error{ErrConflict, ErrNotFound, ErrTenantErased, ErrIntegrity, ErrNewerFormat} {
 		if errors.Is(err, final) {
 			return true
 		}

@@ -282,14 +282,14 @@ func (r *refresher) insist(ctx context.Context, lease Lease, write func(context.
 		return write(ctx)
 	}
 	err := once()
-	if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) || !r.s.enter() {
+	if err == nil || errors.Is(err, ErrConflict) || lostConnection(err) || !r.s.enter() {
 		return err
 	}
 	go func() {
 		defer r.s.leave()
 		wait := 50 * time.Millisecond
 		for r.s.cfg.Now().Before(lease.Until) && r.s.pauseUntilKilled(wait) {
-			if err := once(); err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+			if err := once(); err == nil || errors.Is(err, ErrConflict) || lostConnection(err) {
 				return
 			}
 			wait = min(wait*2, time.Second)

@@ -59,8 +59,9 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 				return current, ErrConflict
 			}
 			return current, nil
-		case errors.Is(err, ErrNotFound):
-			// Disconnected meanwhile, or another account's now: what came must not live on at the provider (threat 48).
+		case lostConnection(err):
+			// Disconnected meanwhile, another account's now, or of a tenant that was erased: what came must not live on at the provider
+			// (threat 48).
 			r.s.revokeLate(ctx, conn, grant)
 			return Connection{Status: ConnectionRevoked}, ErrConflict
 		}
@@ -74,6 +75,11 @@ func (r *refresher) commit(ctx context.Context, run refreshRun, conn Connection,
 		}
 		wait = min(wait*2, time.Second)
 	}
+}
+
+// lostConnection tells that there is no connection any more for what a refresh brought, and never will be.
+func lostConnection(err error) bool {
+	return errors.Is(err, ErrNotFound) || errors.Is(err, ErrTenantErased)
 }
 
 func (r *refresher) commitOnce(ctx context.Context, lease Lease, next Connection, key string, grant Grant, entries []Entry) (Connection, error) {
@@ -219,7 +225,7 @@ func (r *refresher) fail(ctx context.Context, run refreshRun, old Connection, le
 			return current, ErrConflict
 		}
 		return Connection{}, unavailable(time.Second, cause)
-	case errors.Is(err, ErrNotFound):
+	case lostConnection(err):
 		return Connection{Status: ConnectionRevoked}, ErrConflict
 	default:
 		return Connection{}, storeError("store the outcome of a refresh", err)

@@ -115,9 +115,9 @@ func (s *Store) confirm(ctx context.Context, conn broker.Connection) bool {
 	return false
 }
 
-// settled tells that the store has decided about a commit, so that repeating it changes nothing.
+// settled tells that it is decided what becomes of a commit, so that repeating it changes nothing.
 func settled(err error) bool {
-	return err == nil || errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound)
+	return err == nil || errors.Is(err, broker.ErrConflict) || errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrTenantErased)
 }
 
 func (s *Store) commit(ctx context.Context, c commit) (broker.Connection, error) {

@@ -255,7 +255,7 @@ func (s *Store) replayCommit(ctx context.Context, c commit) (unwanted bool, err 
 	switch {
 	case !settled(err):
 		return false, err
-	case errors.Is(err, broker.ErrNotFound):
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, broker.ErrTenantErased):
 		return true, nil
 	case errors.Is(err, broker.ErrConflict):
 		s.cfg.Log.InfoContext(ctx, "spooled token came too late and does not become the connection's", "connection", c.conn.ID)

@@ -1,6 +1,8 @@
 package vaulttest
 
 import (
+	"errors"
+	"path/filepath"
 	"time"
 
 	"tokenbroker/broker"
@@ -46,5 +48,28 @@ func testResealSuccessorMeets(r *rig) {
 	}
 	if _, token, err := s.BeginRefresh(r.ctx(), conn, "x", time.Minute); err != nil || token.Reveal() != "canary-rt-late" {
 		r.Errorf("what was given for the record's refresh token does not go first: %q, %v", token.Reveal(), err)
+	}
+}
+
+// testTenantErasedMeanwhile (threat 78): a refresh whose tenant is erased before it is stored is given up: nobody is told that it waits
+// for the store, and nothing of it stays in the spool.
+func testTenantErasedMeanwhile(r *rig) {
+	o := newRotation(r)
+	dir := filepath.Join(Dir(r), "spool")
+	s, dead := r.store(withSpool(dir)), r.store(withSpool(dir), away)
+	o.tenantKeyset(tenant(r))
+	conn := r.connect(s, tenant(r), "u", "files", "1")
+	lease := renewLease(r, s, conn)
+	ctx, cancel := contextWithTimeout(100 * time.Millisecond)
+	defer cancel()
+	_, err := dead.CommitRefresh(ctx, lease, conn, "", r.grant("2"), nil)
+	is(r, err, broker.ErrSpooled, "the store is away")
+	o.destroyTenant(tenant(r))
+	_, err = s.CommitRefresh(r.ctx(), lease, conn, "", r.grant("2"), nil)
+	if is(r, err, broker.ErrTenantErased, "a commit of an erased tenant"); errors.Is(err, broker.ErrSpooled) {
+		r.Errorf("it is said to wait for the store: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*.spool")); err != nil || len(left) != 0 {
+		r.Errorf("left in the spool: %v, %v", left, err)
 	}
 }

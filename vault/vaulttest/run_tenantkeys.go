@@ -21,6 +21,18 @@ func (o *rotation) tenantKeyset(tenant string) uint32 {
 	return key
 }
 
+// destroyTenant destroys the tenant's keyset.
+func (o *rotation) destroyTenant(tenant string) {
+	o.Helper()
+	file, err := vault.DestroyTenantKeyset(o.file, o.kek, tenant, time.Now())
+	if err == nil {
+		o.file, err = file, o.keyset.Reload(file)
+	}
+	if err != nil {
+		o.Fatal(err)
+	}
+}
+
 // testTenantKeyset (threats 31, 78 and 80): a tenant's records are sealed with its own keys, which open nothing of another tenant's;
 // once they are destroyed nothing of it can be read, from copies neither, and nobody else notices.
 func testTenantKeyset(r *rig) {
@@ -79,13 +91,7 @@ func testTenantKeyset(r *rig) {
 	r.raw("HSET", foreign, "at:", was)
 
 	backup := r.snapshot(key)
-	file, err := vault.DestroyTenantKeyset(o.file, o.kek, tenant(r), time.Now())
-	if err == nil {
-		o.file, err = file, o.keyset.Reload(file)
-	}
-	if err != nil {
-		r.Fatal(err)
-	}
+	o.destroyTenant(tenant(r))
 	for _, each := range []*vault.Store{s, r.store()} {
 		_, err := each.Connection(r.ctx(), tenant(r), conn.ID)
 		is(r, err, broker.ErrNotFound, "a connection of an erased tenant")
