@@ -162,7 +162,8 @@ func NewEphemeralKeyset() (*Keyset, error) {
 	return k, nil
 }
 
-// Reload exchanges the keys for those of the file's new content. On an error the old ones stay.
+// Reload exchanges the keys for those of the file's new content. On an error the old ones stay; one is that the content is older than
+// what is in use.
 func (k *Keyset) Reload(file []byte) error {
 	if k.kek == nil {
 		return errors.New("reload keyset: it is ephemeral")
@@ -176,8 +177,41 @@ func (k *Keyset) Reload(file []byte) error {
 	if subtle.ConstantTimeCompare(was, is) != 1 {
 		return errors.New("reload keyset: this is another keyset, its index key differs: no record would be found with it")
 	}
+	if err := k.current.Load().staleAgainst(fresh); err != nil {
+		return fmt.Errorf("reload keyset: %w", err)
+	}
 	k.current.Store(fresh)
 	return nil
+}
+
+// staleAgainst tells what the fresh keys lack of these, as a copy of the file from before does: a key that is in use, which `keyset
+// delete` removes only once it is disabled, or that a tenant was erased. nil: nothing.
+func (p *primitives) staleAgainst(fresh *primitives) error {
+	for _, tenant := range slices.Sorted(maps.Keys(p.erased)) {
+		if fresh.erased[tenant] == nil {
+			return fmt.Errorf("the file is older than what is in use: the keyset of tenant %s was destroyed, and is not in it; put the newest copy of the file there", tenant)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.openers)) {
+		tenant := p.openers[id].tenant
+		if fresh.erased[tenant] == nil && !fresh.has(id) {
+			return fmt.Errorf("the file is older than what is in use, or a key was removed from it that was not disabled first: it lacks key %d; put the newest copy of the file there, or restart if that key is to be gone", id)
+		}
+	}
+	return nil
+}
+
+// has tells that there is a key of that id, in whatever state.
+func (p *primitives) has(id uint32) bool {
+	if _, ok := p.list.Find(id); ok {
+		return true
+	}
+	for _, own := range p.tenants {
+		if _, ok := own.list.Find(id); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func openPrimitives(file []byte, kek KEK) (*primitives, error) {
