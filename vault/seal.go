@@ -112,6 +112,8 @@ func (s *sealer) openFor(tenant string, sealed, place []byte) ([]byte, error) {
 	}
 	plain, owner, err := s.openAny(sealed, place)
 	switch {
+	case errors.Is(err, broker.ErrTenantErased) && !s.keyset.current.Load().isErased(tenant):
+		return nil, fmt.Errorf("open: sealed with the key of another tenant, which was erased: %w", broker.ErrIntegrity)
 	case err != nil:
 		return nil, err
 	case owner != "" && owner != tenant:
