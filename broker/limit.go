@@ -80,6 +80,8 @@ type bucket struct {
 	// used since the replicas were last told; told is what the shared count was then, -1 before it is known.
 	used int64
 	told int64
+	// unsure are uses since then that may be in the count or not.
+	unsure int64
 }
 
 func (b *bucket) refill(now time.Time) {
@@ -131,7 +133,7 @@ func (s *buckets) take(key limitKey, limit Limit, now time.Time, debts bool) (wa
 	b.tokens--
 	if s.hot[key] == nil && b.isNearEnd() {
 		s.hot[key] = b
-		b.used, b.told = 0, -1
+		b.used, b.told, b.unsure = 0, -1, 0
 	}
 	b.used++
 	return 0

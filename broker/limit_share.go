@@ -7,10 +7,17 @@ import (
 
 // SharedRates adds up what all replicas use of limits. It is for the background alone: no request waits for it.
 type SharedRates interface {
-	// ShareUses adds to each count and returns what the counts are then, in the same order. A count that nobody adds to is forgotten
-	// after some minutes, and begins at 0 again. An error means that some may have been added and others not. The names are kept from
-	// whoever reads the store.
-	ShareUses(ctx context.Context, uses []Uses) ([]int64, error)
+	// ShareUses adds to each count and tells what became of each, in the same order: counts lie on several servers. A count that nobody
+	// adds to is forgotten after some minutes, and begins at 0 again. The names are kept from whoever reads the store.
+	ShareUses(ctx context.Context, uses []Uses) []SharedUses
+}
+
+// SharedUses is what became of one limit's uses.
+type SharedUses struct {
+	Total int64 // the count then
+	Err   error
+	// Unsent, with Err: they were certainly not added. Otherwise nobody knows.
+	Unsent bool
 }
 
 // Uses are those of one limit, since this process shared them last.
@@ -43,14 +50,11 @@ func (s *Service) shareUses(ctx context.Context) error {
 			uses[i] = Uses{Name: []string{string(one.key.kind), one.key.tenant, one.key.name}, N: one.n}
 		}
 		shareCtx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
-		totals, err := s.cfg.SharedRates.ShareUses(shareCtx, uses)
+		results := s.cfg.SharedRates.ShareUses(shareCtx, uses)
 		cancel()
-		if err != nil {
+		if err := kind.shared(told, results, s.cfg.Now()); err != nil {
 			failed = err
-			kind.notShared(told)
-			continue
 		}
-		kind.shared(told, totals, s.cfg.Now())
 	}
 	return failed
 }
@@ -82,36 +86,41 @@ func (s *buckets) toShare(now time.Time) []toldUses {
 	return told
 }
 
-// shared takes from the buckets what others used meanwhile.
-func (s *buckets) shared(told []toldUses, totals []int64, now time.Time) {
+// shared takes from the buckets what others used meanwhile; the error is one of those that were not shared.
+func (s *buckets) shared(told []toldUses, results []SharedUses, now time.Time) (failed error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, one := range told {
-		if i >= len(totals) {
-			return
+		b, result := one.b, results[i]
+		if result.Err != nil {
+			failed = result.Err
+			b.notShared(one.n, result.Unsent)
+			continue
 		}
-		b, total := one.b, totals[i]
-		others := total - one.n - b.told
+		others := result.Total - one.n - b.told
 		switch {
 		case b.told < 0:
 			others = 0 // what they did before is of another time
-		case total < b.told+one.n:
+		case result.Total < b.told+one.n:
 			// The count began anew, or a failover set it back: then it is of any size, and says nothing of what others did just now.
 			others = 0
 		}
-		b.told = total
+		others = max(0, others-b.unsure)
+		b.told, b.unsure = result.Total, 0
 		b.refill(now)
 		b.tokens = max(b.tokens-float64(others), min(b.tokens, -float64(b.limit.Burst)))
 	}
+	return failed
 }
 
-// notShared gives uses back that nobody heard of, as many as a bucket holds: what happened long ago is of no use to others.
-func (s *buckets) notShared(told []toldUses) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, one := range told {
-		one.b.used = min(one.b.used+one.n, int64(one.b.limit.Burst))
+// notShared keeps uses that nobody heard of, as many as a bucket holds: what happened long ago is of no use to others. Those that may
+// have been added all the same are not told again, which would count them twice, and are not taken for others' later.
+func (b *bucket) notShared(n int64, unsent bool) {
+	if unsent {
+		b.used = min(b.used+n, int64(b.limit.Burst))
+		return
 	}
+	b.unsure += n
 }
 
 // followLimits shares uses, records refusals and settles places until ctx ends.

@@ -194,6 +194,38 @@ func TestThreat69LimitsWithoutTheStore(t *testing.T) {
 	}
 }
 
+// Threat 69: uses whose answer is lost are counted once, and are nobody else's; those that were not sent are told later.
+func TestThreat69UsesAreCountedOnce(t *testing.T) {
+	const rate, burst = 1, 200
+	l := newLimited(t, 2, broker.Limits{Client: broker.Limit{Rate: rate, Burst: burst}})
+	ask := func(n int) int {
+		return admitted(t, n, func() error { return l.Replicas[0].AdmitRequest(l.Caller()) })
+	}
+	share := func() { _ = broker.FollowLimits(l.Replicas[0]) }
+	through := ask(110)
+	share()
+	l.shared.SetLost(true)
+	for range 5 {
+		through += ask(5)
+		share()
+	}
+	l.shared.SetLost(false)
+	l.shared.SetAway(true)
+	for range 5 {
+		through += ask(5)
+		share()
+	}
+	l.shared.SetAway(false)
+	share()
+	// The first ten came before the others are told of the bucket.
+	if counted := l.shared.Total(); through != 160 || counted > 160 || counted < 50 {
+		t.Errorf("%d uses are counted of %d", counted, through)
+	}
+	if left := ask(500); left != burst-through {
+		t.Errorf("%d requests are let through then, of %d: own ones were taken for others'", left, burst-through)
+	}
+}
+
 // Threat 69: a failover that sets counts back by a little takes nothing from anybody: the whole count is not what others did just now.
 func TestThreat69CountsThatAreSetBack(t *testing.T) {
 	const rate, burst = 100, 200

@@ -2,7 +2,9 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -94,7 +96,7 @@ func (s *Store) placeSteps(ctx context.Context, lists []broker.PlaceList, step f
 }
 
 // ShareUses implements broker.SharedRates. It does not repeat anything: what was added twice would be missing to somebody.
-func (s *Store) ShareUses(ctx context.Context, uses []broker.Uses) ([]int64, error) {
+func (s *Store) ShareUses(ctx context.Context, uses []broker.Uses) []broker.SharedUses {
 	byShard := map[byte][]int{}
 	steps := make([]Step, len(uses))
 	for i, one := range uses {
@@ -109,7 +111,7 @@ func (s *Store) ShareUses(ctx context.Context, uses []broker.Uses) ([]int64, err
 		}
 		byShard[hash[0]] = append(byShard[hash[0]], i)
 	}
-	totals, errs := make([]int64, len(uses)), make([]error, len(uses))
+	shared := make([]broker.SharedUses, len(uses))
 	var group sync.WaitGroup
 	seats := make(chan struct{}, sharedAtOnce)
 	for _, of := range byShard {
@@ -123,19 +125,24 @@ func (s *Store) ShareUses(ctx context.Context, uses []broker.Uses) ([]int64, err
 			trip, cancel := context.WithTimeout(ctx, s.trails.ioTime)
 			defer cancel()
 			for n, r := range s.trails.apply(trip, some) {
-				i := of[n]
-				if errs[i] = r.Err; r.Err != nil {
-					continue
-				}
-				totals[i], errs[i] = strconv.ParseInt(string(r.Reads[0][fieldUses]), 10, 64)
+				shared[of[n]] = usesShared(r)
 			}
 		})
 	}
 	group.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, fmt.Errorf("share uses: %w", err)
+	return shared
+}
+
+func usesShared(r Result) broker.SharedUses {
+	if r.Err == nil {
+		total, err := strconv.ParseInt(string(r.Reads[0][fieldUses]), 10, 64)
+		if err == nil {
+			return broker.SharedUses{Total: total}
 		}
+		r.Err = err
 	}
-	return totals, nil
+	// Where there was no connection, nothing was sent.
+	var network *net.OpError
+	unsent := errors.As(r.Err, &network) && network.Op == "dial"
+	return broker.SharedUses{Err: fmt.Errorf("share uses: %w", r.Err), Unsent: unsent}
 }

@@ -35,7 +35,7 @@ func (s *Shared) SetAway(away bool) {
 	s.away = away
 }
 
-// SetLost makes every call about places be carried out and lose its answer, or none.
+// SetLost makes every call that takes or adds be carried out and lose its answer, or none.
 func (s *Shared) SetLost(lost bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,19 +59,32 @@ func (s *Shared) Names() int {
 }
 
 // ShareUses is part of broker.SharedRates.
-func (s *Shared) ShareUses(_ context.Context, uses []broker.Uses) ([]int64, error) {
+func (s *Shared) ShareUses(_ context.Context, uses []broker.Uses) []broker.SharedUses {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.away {
-		return nil, errAway
-	}
-	totals := make([]int64, len(uses))
+	results := make([]broker.SharedUses, len(uses))
 	for i, one := range uses {
+		if s.away {
+			results[i] = broker.SharedUses{Err: errAway, Unsent: true}
+			continue
+		}
 		name := strings.Join(one.Name, "\x00")
 		s.uses[name] += one.N
-		totals[i] = s.uses[name]
+		if results[i].Total = s.uses[name]; s.lost {
+			results[i] = broker.SharedUses{Err: errAway}
+		}
 	}
-	return totals, nil
+	return results
+}
+
+// Total is what all counts are together.
+func (s *Shared) Total() (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.uses {
+		n += one
+	}
+	return n
 }
 
 // TakePlaces is part of broker.Places.

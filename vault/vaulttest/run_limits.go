@@ -98,13 +98,13 @@ func testUses(r *rig) {
 		return all
 	}
 	for round, s := range []*vault.Store{a, b, a} {
-		totals, err := s.ShareUses(r.ctx(), uses(2))
-		if err != nil || len(totals) != 40 {
-			r.Fatalf("share: %v, %v", totals, err)
+		shared := s.ShareUses(r.ctx(), uses(2))
+		if len(shared) != 40 {
+			r.Fatalf("share: %v", shared)
 		}
-		for i, total := range totals {
-			if want := int64(round+1) * (2 + int64(i)); total != want {
-				r.Errorf("round %d: count %d is %d, not %d", round, i, total, want)
+		for i, one := range shared {
+			if want := int64(round+1) * (2 + int64(i)); one != (broker.SharedUses{Total: want}) {
+				r.Errorf("round %d: count %d is %+v, not %d", round, i, one, want)
 			}
 		}
 	}
