@@ -195,10 +195,10 @@ func (s *Service) admitRequest(caller Caller, debts bool) error {
 	c := caller.Client
 	// The client's first: what it is refused takes nothing from its tenant's other clients.
 	if wait := s.limiter.kinds[limitClient].take(limitKey{kind: limitClient, name: c.ID}, s.limiter.cfg.client(c.ID), now, debts); wait > 0 {
-		return s.tooMany(caller, limitClient, wait, "requests of this client")
+		return s.tooMany(caller, limitClient, "", wait, "requests of this client")
 	}
 	if wait := s.limiter.kinds[limitTenant].take(limitKey{kind: limitTenant, name: c.Tenant}, s.limiter.cfg.tenant(c.Tenant), now, debts); wait > 0 {
-		return s.tooMany(caller, limitTenant, wait, "requests of this client's tenant")
+		return s.tooMany(caller, limitTenant, "", wait, "requests of this client's tenant")
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func (s *Service) AdmitSubject(caller Caller, subject string) error {
 	}
 	key := limitKey{kind: limitSubject, tenant: caller.Client.Tenant, name: subject}
 	if wait := s.limiter.take(key, s.limiter.cfg.Subject, s.cfg.Now()); wait > 0 {
-		return s.tooMany(caller, limitSubject, wait, "requests about this subject")
+		return s.tooMany(caller, limitSubject, subject, wait, "requests about this subject")
 	}
 	return nil
 }
@@ -222,10 +222,10 @@ func (s *Service) AdmitWrongKey(address string) error {
 	now := s.cfg.Now()
 	caller := Caller{}
 	if wait := s.limiter.take(limitKey{kind: limitAddress, name: Network(address)}, s.limiter.cfg.Address, now); wait > 0 {
-		return s.tooMany(caller, limitAddress, wait, "wrong API keys from this address")
+		return s.tooMany(caller, limitAddress, "", wait, "wrong API keys from this address")
 	}
 	if wait := s.limiter.take(limitKey{kind: limitWrongKeys}, s.limiter.cfg.WrongKeys, now); wait > 0 {
-		return s.tooMany(caller, limitWrongKeys, wait, "wrong API keys")
+		return s.tooMany(caller, limitWrongKeys, "", wait, "wrong API keys")
 	}
 	return nil
 }
@@ -236,7 +236,7 @@ func (s *Service) admitLink(caller Caller) error {
 	most := s.limiter.cfg.client(caller.Client.ID).Consents
 	limit := Limit{Rate: float64(most) / LinkLife.Seconds(), Burst: most}
 	if wait := s.limiter.take(linksKey(caller), limit, s.cfg.Now()); wait > 0 {
-		return s.tooMany(caller, limitLinks, wait, "links made by this client")
+		return s.tooMany(caller, limitLinks, "", wait, "links made by this client")
 	}
 	return nil
 }

@@ -27,10 +27,11 @@ type limitRefusals struct {
 type refusalCount struct {
 	n        int64
 	since    time.Time // of the first of them
+	subject  string    // of the first of them: an event names one
 	recorded time.Time // when there was an event last
 }
 
-func (r *limitRefusals) note(key refusalKey, now time.Time) {
+func (r *limitRefusals) note(key refusalKey, subject string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.all == nil {
@@ -42,7 +43,7 @@ func (r *limitRefusals) note(key refusalKey, now time.Time) {
 		r.all[key] = one
 	}
 	if one.n == 0 {
-		one.since = now
+		one.since, one.subject = now, subject
 	}
 	one.n++
 }
@@ -50,8 +51,9 @@ func (r *limitRefusals) note(key refusalKey, now time.Time) {
 // takenRefusals are on their way into the trail.
 type takenRefusals struct {
 	refusalKey
-	n     int64
-	since time.Time
+	n       int64
+	since   time.Time
+	subject string
 }
 
 // take takes those that may be recorded now; all of them at the end.
@@ -63,8 +65,8 @@ func (r *limitRefusals) take(now time.Time, all bool) []takenRefusals {
 		age := now.Sub(one.recorded)
 		switch {
 		case one.n > 0 && (all || age >= refusalsEvery || age < 0):
-			taken = append(taken, takenRefusals{refusalKey: key, n: one.n, since: one.since})
-			one.n, one.recorded = 0, now
+			taken = append(taken, takenRefusals{refusalKey: key, n: one.n, since: one.since, subject: one.subject})
+			one.n, one.recorded, one.subject = 0, now, ""
 		case one.n == 0 && age >= refusalsEvery:
 			delete(r.all, key)
 		}
@@ -82,18 +84,18 @@ func (r *limitRefusals) putBack(t takenRefusals) {
 		r.all[t.refusalKey] = one
 	}
 	one.n += t.n
-	one.since, one.recorded = t.since, time.Time{}
+	one.since, one.subject, one.recorded = t.since, t.subject, time.Time{}
 }
 
-// tooMany is the error of a limit, counted.
-func (s *Service) tooMany(caller Caller, limit limitKind, wait time.Duration, what string) *Error {
-	s.limitRefused(caller, limit)
+// tooMany is the error of a limit, counted. The subject is that of a limit of subjects.
+func (s *Service) tooMany(caller Caller, limit limitKind, subject string, wait time.Duration, what string) *Error {
+	s.limitRefused(caller, limit, subject)
 	return &Error{Code: CodeSlowDown, RetryAfter: wait, Limited: true, Description: "too many " + what + "; come again after Retry-After"}
 }
 
-func (s *Service) limitRefused(caller Caller, limit limitKind) {
+func (s *Service) limitRefused(caller Caller, limit limitKind, subject string) {
 	s.telemetry.limited(context.Background(), limit)
-	s.refusals.note(refusalKey{limit: limit, tenant: caller.Client.Tenant, client: caller.Client.ID}, s.cfg.Now())
+	s.refusals.note(refusalKey{limit: limit, tenant: caller.Client.Tenant, client: caller.Client.ID}, subject, s.cfg.Now())
 }
 
 // Guessing is something that can be guessed on a page.
@@ -107,13 +109,13 @@ const (
 )
 
 // NoteGuessing counts that somebody was sent away who guessed too often.
-func (s *Service) NoteGuessing(what Guessing) { s.limitRefused(Caller{}, limitKind(what)) }
+func (s *Service) NoteGuessing(what Guessing) { s.limitRefused(Caller{}, limitKind(what), "") }
 
 // recordRefusals writes the events that are due.
 func (s *Service) recordRefusals(ctx context.Context, all bool) {
 	for _, one := range s.refusals.take(s.cfg.Now(), all) {
 		entry := Entry{
-			Type: EventTokenRefused, Time: s.cfg.Now().UTC(), Tenant: one.tenant, Client: one.client, Outcome: string(CodeSlowDown),
+			Type: EventTokenRefused, Time: s.cfg.Now().UTC(), Tenant: one.tenant, Client: one.client, Subject: one.subject, Outcome: string(CodeSlowDown),
 			Reason: fmt.Sprintf("limit %s: %d refused since %s", one.limit, one.n, one.since.UTC().Format(time.RFC3339)),
 		}
 		var err error

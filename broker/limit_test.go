@@ -351,3 +351,24 @@ func TestNetwork(t *testing.T) {
 		}
 	}
 }
+
+// Threat 69: what limits of subjects refused says whose it was: the first one's of each event, however many others there are.
+func TestThreat69RefusalsNameTheSubject(t *testing.T) {
+	l := newLimited(t, 1, broker.Limits{Subject: broker.Limit{Rate: 0.01, Burst: 1, Consents: 1}})
+	for _, subject := range []string{"first", "second", "third"} {
+		admitted(t, 3, func() error { return l.Service.AdmitSubject(l.Caller(), subject) })
+		admitted(t, 3, func() error { _, err := l.consent("chat", "acme", subject, "192.0.2.1"); return err })
+	}
+	if err := broker.FollowLimits(l.Service); err != nil {
+		t.Fatal(err)
+	}
+	events := l.Store.Entries(broker.EventTokenRefused)
+	if len(events) != 2 {
+		t.Errorf("%d events, of one for each limit", len(events))
+	}
+	for _, e := range events {
+		if e.Subject != "first" || !strings.Contains(e.Reason, ": 6 refused") {
+			t.Errorf("subject %q, reason %q", e.Subject, e.Reason)
+		}
+	}
+}

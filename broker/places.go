@@ -44,6 +44,14 @@ func (s *Service) consentPlaces(c Consent) (lists []PlaceList, kinds []limitKind
 	return lists, kinds
 }
 
+// subjectOf is whom a refusal of that limit is about.
+func subjectOf(limit limitKind, c Consent) string {
+	if limit == limitSubjectConsents {
+		return c.Subject
+	}
+	return ""
+}
+
 // limitWords say to callers what is limited.
 var limitWords = map[limitKind]string{
 	limitSubjectConsents: "links of this subject are pending", limitClientConsents: "links of this client are pending",
@@ -70,7 +78,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 		return nil
 	}
 	if full := s.full.first(lists, s.cfg.Now()); full >= 0 {
-		return s.tooMany(caller, kinds[full], placeRetry, limitWords[kinds[full]])
+		return s.tooMany(caller, kinds[full], subjectOf(kinds[full], c), placeRetry, limitWords[kinds[full]])
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
@@ -81,7 +89,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 		return storeError("count the pending consents", err)
 	case full >= 0:
 		s.full.note(lists[full], s.cfg.Now())
-		return s.tooMany(caller, kinds[full], placeRetry, limitWords[kinds[full]])
+		return s.tooMany(caller, kinds[full], subjectOf(kinds[full], c), placeRetry, limitWords[kinds[full]])
 	}
 	return nil
 }
