@@ -99,13 +99,14 @@ type keysetTenantDestroyCommand struct {
 // Run destroys it.
 func (c *keysetTenantDestroyCommand) Run(con *console) error {
 	if c.Yes != c.Tenant {
-		return &usageError{fmt.Sprintf("this makes all that tenant %s has here, and in every backup, unreadable for good: give --confirm %s", c.Tenant, c.Tenant)}
+		return &usageError{fmt.Sprintf("this makes all that the keys of tenant %s have sealed, here and in every backup, unreadable for good: give --confirm %s", c.Tenant, c.Tenant)}
 	}
 	if err := c.replaced(con, func(content []byte, kek vault.KEK) ([]byte, error) {
 		return vault.DestroyTenantKeyset(content, kek, c.Tenant, time.Now())
 	}); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(con.out, "%s: the keyset of tenant %s is destroyed. Running brokers refuse the tenant's requests within seconds; destroy every copy of the file from before, which could still read what the tenant had, and replace it on replicas that have their own.\n", c.File, c.Tenant)
+	_, _ = fmt.Fprintf(con.out, "%s: the keyset of tenant %s is destroyed. Running brokers refuse the tenant's requests within seconds; destroy every copy of the file from before, which could still read what it sealed, and replace it on replicas that have their own. "+
+		"What was not sealed with it is not erased by this: records that had not been sealed anew since `keyset tenant create`, and events from before that, which stay readable until retention drops them.\n", c.File, c.Tenant)
 	return nil
 }
