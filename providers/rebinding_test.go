@@ -35,6 +35,12 @@ func (n *nameServer) next() net.IP {
 	return net.ParseIP(answer)
 }
 
+func (n *nameServer) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked
+}
+
 // serve answers over UDP until the connection is closed.
 func (n *nameServer) serve(conn net.PacketConn) {
 	buffer := make([]byte, 1500)
@@ -104,7 +110,7 @@ func TestThreat53Rebinding(t *testing.T) {
 	for _, r := range []reach{reachPublic, reachPrivate, reachGuarded} {
 		transport := newTransport(Config{Timeout: time.Second}, r)
 		for range 8 {
-			before := names.asked
+			before := names.count()
 			conn, err := transport.DialContext(t.Context(), "tcp", "rebound.example.com:"+port)
 			if err == nil {
 				_ = conn.Close()
@@ -112,7 +118,7 @@ func TestThreat53Rebinding(t *testing.T) {
 			if !errors.Is(err, errAddress) {
 				t.Errorf("reach %d: %v", r, err)
 			}
-			if n := names.asked - before; n != 1 {
+			if n := names.count() - before; n != 1 {
 				t.Errorf("%d look-ups for one connection", n)
 			}
 		}
