@@ -57,6 +57,8 @@ deps: ## Install what the tests run besides Go: redis-server, chromium, curl, py
 # one server and on a cluster, and on all six without; make race runs all of them with it.
 PROGRAMS := ./cmd/tokenbench ./cmd/tokenbroker ./cmd/tokenbroker/e2e ./web/e2e ./vault/simulationtest
 TOPOLOGIES := ./vault/vaulttest
+# A minute of load each, while which the other programs would be late: make slow runs them.
+SLOW := ^TestThreat(35RotationInStages|35KilledWhileSealing|68Flood|69NoisyNeighbour)$$
 UNRACED := ^Test(Miniredis|TLS|Sentinel|ClusterReplicas)$$
 
 # The schedules need processors and nothing else, most other tests wait for servers and processes: so the schedules run beside
@@ -67,9 +69,13 @@ test: deps ## Run all tests: with the race detector, then the programs and the b
 	nice -n 19 $(MAKE) --no-print-directory simulation SCHEDULES=100000 >bin/simulation.log 2>&1 & schedules=$$!; \
 	trap 'kill -- -$$schedules 2>/dev/null || true' EXIT; set +m; set -x; \
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m -skip '$(UNRACED)' $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbench|cmd/tokenbroker)$$'); \
-	$(GO) test -timeout 15m $(PROGRAMS); \
+	$(GO) test -timeout 25m -skip '$(SLOW)' $(PROGRAMS); \
 	$(GO) test -timeout 15m -parallel 6 $(TOPOLOGIES); \
 	status=0; wait $$schedules || status=$$?; cat bin/simulation.log; exit $$status
+
+.PHONY: slow
+slow: deps ## Run the tests that load the programs for a minute each: key rotation, floods, a noisy neighbour.
+	$(GO) test -count=1 -timeout 15m -run '$(SLOW)' ./cmd/tokenbroker/e2e
 
 .PHONY: race
 race: deps ## Run the programs and the browser with the race detector; on a quiet machine.

@@ -9,10 +9,6 @@ import (
 // mostRate is as good as no limit.
 const mostRate = 10_000_000
 
-// mostSubjectConsents is how many pending links of a subject are looked through for one that asks for the same (broker), so with that
-// cap the same one always comes back.
-const mostSubjectConsents = 100
-
 // defaultLimits are such that no honest load meets them: requests as fast as two processors can answer them, so that who measures one
 // client, or one subject, measures the broker and not a limit. Who has many tenants gives them less. Pending links cost memory, and are
 // bounded well below what that would allow.
@@ -20,7 +16,7 @@ func defaultLimits() broker.Limits {
 	return broker.Limits{
 		Client:    broker.Limit{Rate: 20_000, Burst: 40_000, Consents: 20_000},
 		Tenant:    broker.Limit{Rate: 40_000, Burst: 80_000, Consents: 40_000},
-		Subject:   broker.Limit{Rate: 10_000, Burst: 20_000, Consents: mostSubjectConsents},
+		Subject:   broker.Limit{Rate: 10_000, Burst: 20_000, Consents: 20_000},
 		Address:   broker.Limit{Rate: 5, Burst: 1000, Consents: 40_000},
 		WrongKeys: broker.Limit{Rate: 500, Burst: 10_000},
 	}
@@ -40,7 +36,7 @@ func (o object) limits() broker.Limits {
 	all.Tenants = map[string]broker.Limit{}
 	all.Client = l.limit("client", all.Client, mostRate)
 	all.Tenant = l.limit("tenant", all.Tenant, mostRate)
-	all.Subject = l.limit("subject", all.Subject, mostSubjectConsents)
+	all.Subject = l.limit("subject", all.Subject, mostRate)
 	all.Address = l.addressLimit("address", all.Address)
 	nodes, _ := l.list("tenants")
 	for i, n := range nodes {

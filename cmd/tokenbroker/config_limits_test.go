@@ -51,7 +51,7 @@ func TestLimitsAreRead(t *testing.T) {
 		"limits: {client: {rate: 0}}":                   "limits.client.rate must be a whole number from 1 to",
 		"limits: {client: {rate: 1.5}}":                 "limits.client.rate must be a whole number",
 		"limits: {client: {rates: 5}}":                  `unknown key "rates" in limits.client; did you mean "rate"?`,
-		"limits: {subject: {pending_consents: 101}}":    "limits.subject.pending_consents must be a whole number from 1 to 100",
+		"limits: {subject: {pending_consents: 0}}":      "limits.subject.pending_consents must be a whole number from 1 to",
 		"limits: {address: {rate: 5}}":                  `unknown key "rate" in limits.address`,
 		"limits: {tenants: {acme: {rate: 5}}}":          "limits.tenants must be a list",
 		"limits: {tenants: [{rate: 5}]}":                "limits.tenants[0].id is missing",

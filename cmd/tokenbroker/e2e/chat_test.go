@@ -40,7 +40,7 @@ func openChromium(t *testing.T, more ...chromedp.ExecAllocatorOption) *window {
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(ctx)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 12*time.Minute)
 	t.Cleanup(cancel)
 	w := &window{t: t, ctx: ctx}
 	w.do()

@@ -46,6 +46,8 @@ func noisyNeighbour(t *testing.T, size floodSize, requests int) string {
 func TestThreat52RotatedForwardedFor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	const limits = "limits: {address: {wrong_keys: 1, burst: 60}}\n"
+	r.writeConfig(limits)
 	guess := func(c *api, n int, forwarded func(i int) string) (wrong, slow int) {
 		t.Helper()
 		for i := range n {
@@ -93,7 +95,7 @@ func TestThreat52RotatedForwardedFor(t *testing.T) {
 		return nil
 	})
 
-	r.writeConfig("trusted_proxies: [127.0.0.1]\n")
+	r.writeConfig("trusted_proxies: [127.0.0.1]\n" + limits)
 	p.stop()
 	p = r.start()
 	c = p.api(r.key)
