@@ -68,14 +68,15 @@ test: deps ## Run all tests: with the race detector, then the programs and the b
 	@mkdir -p bin; set -m; \
 	nice -n 19 $(MAKE) --no-print-directory simulation SCHEDULES=100000 >bin/simulation.log 2>&1 & schedules=$$!; \
 	trap 'kill -- -$$schedules 2>/dev/null || true' EXIT; set +m; set -x; \
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m -skip '$(UNRACED)' $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|cmd/tokenbench|cmd/tokenbroker)$$'); \
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m -skip '$(UNRACED)' $(TOPOLOGIES) $$($(GO) list ./... | grep -vE '/(e2e|simulationtest|vaulttest|cmd/tokenbench|cmd/tokenbroker)$$'); \
 	$(GO) test -timeout 25m -skip '$(SLOW)' $(PROGRAMS); \
-	$(GO) test -timeout 15m -parallel 6 $(TOPOLOGIES); \
+	$(GO) test -timeout 15m -parallel 6 -run '$(UNRACED)' $(TOPOLOGIES); \
 	status=0; wait $$schedules || status=$$?; cat bin/simulation.log; exit $$status
 
 .PHONY: slow
-slow: deps ## Run the tests that load the programs for a minute each: key rotation, floods, a noisy neighbour.
+slow: deps ## Run the tests that load the programs for a minute each: key rotation, floods, a noisy neighbour; and axe in all languages.
 	$(GO) test -count=1 -timeout 15m -run '$(SLOW)' ./cmd/tokenbroker/e2e
+	AXE_ALL=1 $(GO) test -count=1 -timeout 15m -run '^TestAxe$$' ./web/e2e
 
 .PHONY: race
 race: deps ## Run the programs and the browser with the race detector; on a quiet machine.

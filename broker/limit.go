@@ -60,6 +60,13 @@ const (
 	limitAddressConsents limitKind = "address_consents"
 )
 
+// limitKinds are all that refusals are counted by.
+var limitKinds = []limitKind{
+	limitClient, limitTenant, limitSubject, limitAddress, limitWrongKeys, limitLinks,
+	limitClientConsents, limitTenantConsents, limitSubjectConsents, limitAddressConsents,
+	limitKind(GuessedLinks), limitKind(GuessedSignIns), limitKind(BegunSignIns),
+}
+
 // limitKey names who is limited. Its parts are ids as they are: they stay in memory, the store gets a keyed hash.
 type limitKey struct {
 	kind         limitKind

@@ -61,6 +61,9 @@ func newTelemetry(known func(string) bool) (telemetry, error) {
 	if t.limits, err = meter.Int64Counter("tokenbroker.limit.refused", metric.WithDescription("Requests that a limit refused, by limit.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}
+	for _, kind := range limitKinds {
+		t.limits.Add(context.Background(), 0, metric.WithAttributes(attribute.String("limit", string(kind)))) // an alert on its growth needs a beginning
+	}
 	if t.grants, err = meter.Int64Counter("tokenbroker.grants.ended", metric.WithDescription("Grants found to be over at a refresh, so that their users must consent again, by reason.")); err != nil {
 		return t, fmt.Errorf("make a counter: %w", err)
 	}

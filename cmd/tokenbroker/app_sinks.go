@@ -177,12 +177,18 @@ func watchSinks(store *vault.Store, gate *sinkGate, now func() time.Time) (stop 
 		return nil, fmt.Errorf("make gauges of the sinks: %w", err)
 	}
 	watching, err := meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
+		type place struct {
+			name     string
+			required bool
+		}
+		lags, fails := map[string]float64{}, map[place]int64{} // the worst of those that have one name
 		observe := func(name string, required bool, err error) {
 			n := int64(0)
 			if err != nil {
 				n = 1
 			}
-			to.ObserveInt64(failing, n, metric.WithAttributes(attribute.String("sink", name), attribute.Bool("required", required)))
+			of := place{name, required}
+			fails[of] = max(fails[of], n)
 		}
 		for _, d := range store.Delivered() {
 			if !d.Mine {
@@ -192,13 +198,19 @@ func watchSinks(store *vault.Store, gate *sinkGate, now func() time.Time) (stop 
 			if !d.Behind.IsZero() {
 				age = max(0, now().Sub(d.Behind).Seconds())
 			}
-			to.ObserveFloat64(lag, age, metric.WithAttributes(attribute.String("sink", d.To)))
+			lags[d.To] = max(lags[d.To], age)
 			observe(d.To, false, d.Failure)
 		}
 		if gate != nil {
 			for _, g := range gate.required {
 				observe(g.Name(), true, g.Failing())
 			}
+		}
+		for name, age := range lags {
+			to.ObserveFloat64(lag, age, metric.WithAttributes(attribute.String("sink", name)))
+		}
+		for of, n := range fails {
+			to.ObserveInt64(failing, n, metric.WithAttributes(attribute.String("sink", of.name), attribute.Bool("required", of.required)))
 		}
 		return nil
 	}, lag, failing)

@@ -81,8 +81,14 @@ func watchSeals(store *vault.Store) (stop func(), err error) {
 	}
 	watching, err := meter.RegisterCallback(func(ctx context.Context, to metric.Observer) error {
 		at, err := store.Resealing(ctx)
-		if err != nil || at.Last.Ended.IsZero() {
-			return nil // nobody has counted, or nobody knows
+		if err != nil {
+			return nil // nobody knows
+		}
+		if at.Last.Ended.IsZero() {
+			if !at.Needed && !at.Running {
+				to.ObserveInt64(left, 0) // one key has sealed everything, so nobody has counted
+			}
+			return nil
 		}
 		for key, n := range at.Last.ByKey {
 			to.ObserveInt64(records, int64(n), metric.WithAttributes(attribute.String("key", strconv.FormatUint(uint64(key), 10))))

@@ -72,7 +72,7 @@ func openTab(t *testing.T, browser context.Context) *tab {
 		b.problems = append(b.problems, text)
 	}))
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 5*time.Minute) // seconds, on a machine with nothing else to do
+	ctx, cancel = context.WithTimeout(ctx, 10*time.Minute) // seconds, on a machine with nothing else to do
 	t.Cleanup(cancel)
 	b.ctx = ctx
 	return b

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -62,13 +63,20 @@ func TestAlerts(t *testing.T) {
 	}
 
 	r := newRig(t, shortLived(2*time.Second))
+	r.writeConfig("audit: {sinks: [{file: some.jsonl}, {file: all.jsonl, required: true}]}\n")
 	p := r.start()
 	c := p.api(r.key)
 	c.connect(newBrowser(t), "alice")
 	r.expired(c, "alice")
 	r.settings(time.Hour)
 	c.token("alice")
-	metrics := string(p.get(p.ops + "/metrics"))
+	var metrics string
+	r.eventually(20*time.Second, "the sink has had its first events", func() error {
+		if metrics = string(p.get(p.ops + "/metrics")); !strings.Contains(metrics, "\ntokenbroker_audit_sink_lag_seconds{") {
+			return errors.New("no lag of a sink")
+		}
+		return nil
+	})
 	names := regexp.MustCompile(`tokenbroker_[a-z_]*[a-z]`).FindAllString(all+runbook, -1)
 	if len(alerts) < 10 || len(names) < 20 {
 		t.Fatalf("%d alerts and %d names of metrics", len(alerts), len(names))
