@@ -1,10 +1,14 @@
 package web
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"html/template"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -166,13 +170,57 @@ func (w *Web) show(c echo.Context, a area, o outcome) error {
 	v := messageView{frame: w.frame(c, a), Outcome: o, Key: "outcome." + o.Key}
 	v.Title = cmp.Or(o.Board.Title, v.title(v.Key+".title"))
 	page := "message"
-	if v.Dashboard {
+	switch {
+	case v.Dashboard:
 		page = "board-message"
+	case o.Again == "":
+		if made, err := w.made(v); err == nil {
+			return c.HTMLBlob(o.Status, made.with(o.Reference))
+		}
 	}
 	if err := w.render(c, o.Status, page, v); err != nil {
 		return c.String(o.Status, v.Title) // only a broken template gets here
 	}
 	return nil
+}
+
+// madeMessage is a message page as it was rendered once. These are the answers in a flood, when the time that others wait for is spent
+// on them; and but for the reference they are the same for everybody who reads the same language.
+type madeMessage struct{ before, after []byte }
+
+// madeKey tells them apart: there are as many as there are messages and languages, twice.
+type madeKey struct {
+	key, lang  string
+	languages  bool
+	referenced bool
+}
+
+// referenceMark stands where the reference goes.
+const referenceMark = "reference-goes-here"
+
+func (w *Web) made(v messageView) (*madeMessage, error) {
+	key := madeKey{key: v.Key, lang: v.Lang.Tag, languages: len(v.Languages) > 0, referenced: v.Outcome.Reference != ""}
+	if found, ok := w.messages.Load(key); ok {
+		return found.(*madeMessage), nil
+	}
+	if key.referenced {
+		v.Outcome.Reference = referenceMark
+	}
+	var b bytes.Buffer
+	if err := w.pages["message"].ExecuteTemplate(&b, "layout.html", v); err != nil {
+		return nil, fmt.Errorf("render a message: %w", err)
+	}
+	before, after, found := bytes.Cut(b.Bytes(), []byte(referenceMark))
+	if found != key.referenced {
+		return nil, errors.New("render a message: its reference is not shown")
+	}
+	m := &madeMessage{before: before, after: after}
+	w.messages.Store(key, m)
+	return m, nil
+}
+
+func (m *madeMessage) with(reference string) []byte {
+	return slices.Concat(m.before, []byte(template.HTMLEscapeString(reference)), m.after)
 }
 
 // messageView is what the message page shows.

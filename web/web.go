@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -119,6 +120,7 @@ type Web struct {
 	assets    assets
 	sdk       sdk
 	cross     *http.CrossOriginProtection
+	messages  sync.Map // madeKey to *madeMessage
 	misses    *limiter
 	looks     *rate.Limiter // of addresses that missed too often
 	logins    *limiter

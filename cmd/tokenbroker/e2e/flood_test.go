@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -11,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,7 +39,6 @@ type flooded struct {
 	size   floodSize
 	p      *brokerProcess
 	cli    *redisCLI
-	client *http.Client
 	others *api
 	quiet  []time.Duration // of the other client, without a flood and with one, in turns
 	loud   []time.Duration
@@ -101,11 +97,7 @@ func flood(t *testing.T, size floodSize) string {
 func (r *rig) flooded(size floodSize) *flooded {
 	r.t.Helper()
 	p := r.start("LOG_LEVEL=info")
-	f := &flooded{t: r.t, size: size, p: p, cli: r.redisCLI(), others: p.api(r.other), client: &http.Client{
-		Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-	r.t.Cleanup(f.client.CloseIdleConnections)
+	f := &flooded{t: r.t, size: size, p: p, cli: r.redisCLI(), others: p.api(r.other)}
 	f.others.connect(newBrowser(r.t), "v")
 	f.sample(20, &[]time.Duration{}) // the first ones pay for connections
 	return f
@@ -130,39 +122,30 @@ func (f *flooded) keysOfFlows() (n int) {
 
 // consents asks for consents of one client, each for a subject of its own.
 func (f *flooded) consents(key string) map[int]int {
-	return f.inTurns(f.size.consents, f.size.consentRate, func(i int) (*http.Request, error) {
-		req, err := http.NewRequest("POST", f.p.url+"/v1/consents", strings.NewReader(fmt.Sprintf(`{"connector":"files","subject":"flood-%d"}`, i)))
-		if err == nil {
-			req.Header.Set("Authorization", "Bearer "+key)
-			req.Header.Set("Content-Type", "application/json")
-		}
-		return req, err
+	return f.inTurns(f.size.consents, f.size.consentRate, floodOrder{
+		Method: "POST", URL: f.p.url + "/v1/consents", Body: `{"connector":"files","subject":"flood-{i}"}`,
+		Header: map[string]string{"Authorization": "Bearer " + key, "Content-Type": "application/json"},
 	})
 }
 
 // callbacks come with states that nobody gave out, and another X-Forwarded-For each: the sender is no trusted proxy (threat 52).
 func (f *flooded) callbacks() map[int]int {
-	return f.inTurns(f.size.callbacks, f.size.callbackRate, func(i int) (*http.Request, error) {
-		state := fmt.Sprintf("%056x", i)
-		req, err := http.NewRequest("GET", f.p.url+"/oauth2/callback/files?code=x&state="+url.QueryEscape(state), nil)
-		if err == nil {
-			req.Header.Set("X-Forwarded-For", fmt.Sprintf("198.51.%d.%d", i/250%250, i%250))
-		}
-		return req, err
+	return f.inTurns(f.size.callbacks, f.size.callbackRate, floodOrder{
+		Method: "GET", URL: f.p.url + "/oauth2/callback/files?code=x&state={state}", Header: map[string]string{"X-Forwarded-For": "{from}"},
 	})
 }
 
 // inTurns sends n requests in four parts, and has the other client's times measured during each and between them. It counts answers by
 // their status.
-func (f *flooded) inTurns(n, perSecond int, request func(i int) (*http.Request, error)) map[int]int {
+func (f *flooded) inTurns(n, perSecond int, order floodOrder) map[int]int {
 	f.t.Helper()
 	const parts = 4
 	total := map[int]int{}
 	for part := range parts {
 		f.sample(f.size.samples, &f.quiet)
-		first, last := n*part/parts, n*(part+1)/parts
+		order.First, order.Last, order.PerSecond, order.Senders = n*part/parts, n*(part+1)/parts, perSecond, 8
 		done := make(chan map[int]int, 1)
-		go func() { done <- f.send(first, last, perSecond, request) }()
+		go func() { done <- order.send(f.t) }()
 		var answered map[int]int
 		for answered == nil {
 			f.sample(10, &f.loud)
@@ -176,37 +159,6 @@ func (f *flooded) inTurns(n, perSecond int, request func(i int) (*http.Request, 
 		}
 	}
 	return total
-}
-
-func (f *flooded) send(first, last, perSecond int, request func(i int) (*http.Request, error)) map[int]int {
-	var mu sync.Mutex
-	answered := map[int]int{}
-	var next atomic.Int64
-	next.Store(int64(first))
-	began := time.Now()
-	var group sync.WaitGroup
-	for range 8 {
-		group.Go(func() {
-			for i := int(next.Add(1) - 1); i < last; i = int(next.Add(1) - 1) {
-				if perSecond > 0 {
-					time.Sleep(time.Until(began.Add(time.Duration(i-first) * time.Second / time.Duration(perSecond))))
-				}
-				status := 0
-				if req, err := request(i); err == nil {
-					if res, err := f.client.Do(req); err == nil {
-						_, _ = io.Copy(io.Discard, res.Body)
-						_ = res.Body.Close()
-						status = res.StatusCode
-					}
-				}
-				mu.Lock()
-				answered[status]++
-				mu.Unlock()
-			}
-		})
-	}
-	group.Wait()
-	return answered
 }
 
 // sample takes the times of so many tokens of the other client, some hundred a second at most.

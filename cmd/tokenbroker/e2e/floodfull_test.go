@@ -20,7 +20,7 @@ func TestFloodAtFullSize(t *testing.T) {
 	}
 	report := flood(t, size)
 	neighbour := noisyNeighbour(t, floodSize{samples: 500, floor: 20 * time.Millisecond}, 80_000)
-	text := fmt.Sprintf("# Floods, %s\n\nOne process with the limits of its defaults, one Redis, and the senders, all on %d processors over loopback; %s in all. "+
+	text := fmt.Sprintf("# Floods, %s\n\nOne process with the limits of its defaults, one Redis, and the senders, whose processes get what the others leave (nice 19), on %d processors over loopback; %s in all. "+
 		"Consents came at %d a second, callbacks with states that nobody gave out at %d a second from one address with an X-Forwarded-For that changed each time.\n\n%s\n## A noisy neighbour\n\n%s",
 		began.UTC().Format("2006-01-02"), runtime.NumCPU(), time.Since(began).Round(time.Second), size.consentRate, size.callbackRate, report, neighbour)
 	t.Log(text)

@@ -22,13 +22,9 @@ func noisyNeighbour(t *testing.T, size floodSize, requests int) string {
 	f := r.flooded(size)
 	f.p.api(r.key).connect(newBrowser(t), "u")
 	began := time.Now()
-	answered := f.inTurns(requests, 20*may, func(int) (*http.Request, error) {
-		req, err := http.NewRequest("POST", f.p.url+"/v1/tokens", strings.NewReader(`{"connector":"files","subject":"u"}`))
-		if err == nil {
-			req.Header.Set("Authorization", "Bearer "+r.key)
-			req.Header.Set("Content-Type", "application/json")
-		}
-		return req, err
+	answered := f.inTurns(requests, 20*may, floodOrder{
+		Method: "POST", URL: f.p.url + "/v1/tokens", Body: `{"connector":"files","subject":"u"}`,
+		Header: map[string]string{"Authorization": "Bearer " + r.key, "Content-Type": "application/json"},
 	})
 	if most := 2*may + int(time.Since(began).Seconds()*may) + 1; answered[200] > most || answered[200] < may || answered[200]+answered[429] != requests {
 		t.Errorf("answers %v; %d tokens at most", answered, most)
