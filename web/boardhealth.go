@@ -103,7 +103,7 @@ func (w *Web) health(c echo.Context, b *board) error {
 	if v.Errors["backlog"] == "" {
 		p.Work = []fact{
 			{Name: "Refreshes that are due", Text: count(q.RefreshesDue)}, {Name: "Refreshes scheduled", Text: count(q.Refreshes)}, {Name: "Revocations to be finished", Text: count(q.RevocationsDue)},
-			{Name: "Consents not finished", Text: count(q.Consents)}, {Name: "of those overdue", Text: count(q.ConsentsOverdue)}, {Name: "Polls of devices overdue", Text: count(q.PollsOverdue)},
+			{Name: "Consents not finished", Text: count(q.Consents)}, {Name: "Consents overdue", Text: count(q.ConsentsOverdue)}, {Name: "Polls of devices overdue", Text: count(q.PollsOverdue)},
 		}
 	}
 	if v.Errors["seals"] == "" {
@@ -210,11 +210,11 @@ func storeViewOf(r broker.StoreReport) storeView {
 		}
 		if n.AppendOnly != "" {
 			add("Append-only file", n.AppendOnly)
-			add("its state", n.AppendState)
+			add("Append-only state", n.AppendState)
 		}
 		add("Last snapshot", n.SaveStatus)
 		if !n.LastSave.IsZero() {
-			add("at", momentOf(n.LastSave).Shown)
+			add("Snapshot taken", momentOf(n.LastSave).Shown)
 		}
 		if n.UsedBytes > 0 {
 			limit := "no limit (set maxmemory)"
@@ -224,7 +224,7 @@ func storeViewOf(r broker.StoreReport) storeView {
 				node.Full = &full
 			}
 			add("Memory used", bytesOf(n.UsedBytes))
-			add("of", limit)
+			add("Memory allowed", limit)
 		}
 		add("When full", n.Policy)
 		if n.Clients > 0 {
