@@ -169,6 +169,7 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 	defer cancel()
 	has := versionOf(record, m.versionField())
 	done := false // now, by this call
+	var alarm []broker.Entry
 	if what == foundForeign && m.fields != nil && posesAsConsent(m, record) && s.steadySince(ctx, m) {
 		what = foundBehind // nothing was lost, so nothing came instead
 	}
@@ -190,18 +191,26 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 			s.cfg.Log.WarnContext(ctx, "the store lost that the user must consent again; the next refresh finds out", "connection", m.id)
 			return false, nil
 		}
-		done, err = s.writeBack(ctx, m, record, m.lostEntries(has))
+		if alarm, err = s.alarm(ctx, m); err == nil {
+			done, err = s.writeBack(ctx, m, record, m.lostEntries(has), alarm)
+		}
 	case foundErased:
-		done, err = s.eraseAgain(ctx, m, has)
+		if alarm, err = s.alarm(ctx, m); err == nil {
+			done, err = s.eraseAgain(ctx, m, has, alarm)
+		}
 	case foundUnrevoked:
 		// Its secrets are what the store went on with: whoever ends revocations reads them there.
 		var r Result
-		r, err = s.revoke(ctx, m.tenant, m.id, m.revocationEntries())
-		done = r.Verdict == VerdictDone
+		if alarm, err = s.alarm(ctx, m); err == nil {
+			r, err = s.revoke(ctx, m.tenant, m.id, m.revocationEntries(), alarm)
+			done = r.Verdict == VerdictDone
+		}
 	case foundOlder:
 		// Of the writes before it nobody knows whether they were lost too.
-		write := writeID("heal", m.id, has, nil, m.write)
-		done, err = s.writeBack(ctx, m.moved(has+1, write), record, m.lostEntries(max(m.epoch, m.consented)-1))
+		if alarm, err = s.alarm(ctx, m); err == nil {
+			write := writeID("heal", m.id, has, nil, m.write)
+			done, err = s.writeBack(ctx, m.moved(has+1, write), record, m.lostEntries(max(m.epoch, m.consented)-1), alarm)
+		}
 	case foundRival:
 		return s.keepRival(ctx, m, record)
 	}
@@ -212,17 +221,17 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 		s.cfg.Log.WarnContext(ctx, "the store had lost an acknowledged write; it was written back", "record", m.id, "consent", m.consent, "found", string(what),
 			"generation_found", has, "generation", m.generation)
 		s.count(CountHealed)
-		s.regressed(ctx, m)
+		s.alarmed(ctx, m, alarm)
 	}
 	return true, nil
 }
 
-// writeBack puts the record as m has it in the place of the one that was seen, with its places and the entries that were
-// lost with it, in one step. Whoever held a lease is fenced out: what it was given may be older than what is there now. An
+// writeBack puts the record as m has it in the place of the one that was seen, with its places, the entries that were
+// lost with it and the alarm, in one step. Whoever held a lease is fenced out: what it was given may be older than what is there now. An
 // erased record does not come back. Nor does what says nothing new of the grant, while somebody has the lease: fenced out, its
 // refresh token would be sent once more.
-func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]byte, lost []broker.Entry) (done bool, err error) {
-	drafts, err := s.drafts(m.tenant, lost)
+func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]byte, lost, alarm []broker.Entry) (done bool, err error) {
+	drafts, err := s.drafts(m.tenant, slices.Concat(lost, alarm))
 	if err != nil {
 		return false, err
 	}
@@ -291,7 +300,7 @@ func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]
 	}
 	back := *m
 	back.broughtBack = true
-	s.rememberIfRead(ctx, written{remembered: back}, r)
+	s.rememberIfRead(ctx, written{remembered: back, entries: alarm}, r)
 	return r.Verdict == VerdictDone || r.Verdict == VerdictRepeated, nil
 }
 
@@ -337,9 +346,9 @@ func (s *Store) indexOf(m *remembered) string {
 }
 
 // eraseAgain removes what was erased, and says so for a while.
-func (s *Store) eraseAgain(ctx context.Context, m *remembered, has int64) (done bool, err error) {
+func (s *Store) eraseAgain(ctx context.Context, m *remembered, has int64, alarm []broker.Entry) (done bool, err error) {
 	key := m.key()
-	drafts, err := s.drafts(m.tenant, m.lostEntries(has))
+	drafts, err := s.drafts(m.tenant, slices.Concat(m.lostEntries(has), alarm))
 	if err != nil {
 		return false, err
 	}

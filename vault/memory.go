@@ -201,7 +201,10 @@ func (m *memory) put(r *remembered, own writtenEntries) {
 		}
 		m.drop(had)
 	}
-	if known := slices.ContainsFunc(r.entries, func(w writtenEntries) bool { return w.write == own.write }); len(own.entries) > 0 && !known {
+	known := slices.ContainsFunc(r.entries, func(w writtenEntries) bool {
+		return w.write == own.write && firstEvent(w.entries) == firstEvent(own.entries)
+	})
+	if len(own.entries) > 0 && !known {
 		own.at = r.at
 		r.entries = append(r.entries, own)
 	}
@@ -216,6 +219,14 @@ func (m *memory) put(r *remembered, own writtenEntries) {
 		m.subjects[r.index][r.id] = true
 	}
 	m.expire()
+}
+
+// firstEvent tells what a write recorded from what a repetition of it, to heal, recorded beside.
+func firstEvent(entries []broker.Entry) string {
+	if len(entries) == 0 || len(entries[0].Scopes) == 0 {
+		return ""
+	}
+	return entries[0].Scopes[0].ID
 }
 
 // forget drops exactly this.

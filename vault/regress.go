@@ -47,24 +47,29 @@ func posesAsConsent(m *remembered, record map[string][]byte) bool {
 	return true
 }
 
-// regressed records that an older record, or none, lay in the place of what this process wrote, for no reason that the store has. What was
-// written is put back already, and what lay there was not used.
-func (s *Store) regressed(ctx context.Context, m *remembered) {
+// alarm is the entry for a record in whose place an older one, or none, lies for no reason that the store has; none where the store had one, or may
+// have had. It goes with the write that puts the record right: a process that dies between the two would leave nothing that tells of it.
+func (s *Store) alarm(ctx context.Context, m *remembered) ([]broker.Entry, error) {
 	if m.consent || m.shared != "" || !s.steadySince(ctx, m) {
-		return
+		return nil, nil
 	}
-	e := broker.Entry{Type: broker.EventIntegrityFailed, Time: s.cfg.Now().UTC(), Tenant: m.tenant, Connection: m.id, Outcome: "healed",
-		Reason: "an older record, or none, lay in the place of the newest one; that was put back"}
+	id, err := s.randomID()
+	if err != nil {
+		return nil, err
+	}
+	e := broker.Entry{
+		Type: broker.EventIntegrityFailed, Time: s.cfg.Now().UTC(), Tenant: m.tenant, Connection: m.id, Scopes: []broker.EventScope{{ID: id}}, Outcome: "healed",
+		Reason: "an older record, or none, lay in the place of the newest one",
+	}
 	if conn, err := s.rememberedConnection(m); err == nil {
 		e.Subject, e.Connector, e.Client = conn.Subject, conn.Connector, conn.Client
 	}
-	id, err := s.randomID()
-	if err == nil {
-		e.Scopes = []broker.EventScope{{ID: id}}
-		var drafts []draft
-		if drafts, err = s.drafts(m.tenant, []broker.Entry{e}); err == nil {
-			_, err = s.trails.do(ctx, trailName{shard: m.shard, tenant: m.tenant}, id, Step{}, drafts)
-		}
+	return []broker.Entry{e}, nil
+}
+
+// alarmed says in the log what alarm has put on record.
+func (s *Store) alarmed(ctx context.Context, m *remembered, alarm []broker.Entry) {
+	if len(alarm) > 0 {
+		s.cfg.Log.ErrorContext(ctx, "an older record lay in the place of the newest one, and the store had no reason to lose that: someone may have written to the store", "connection", m.id, "event", alarm[0].Scopes[0].ID)
 	}
-	s.cfg.Log.ErrorContext(ctx, "an older record lay in the place of the newest one, and the store had no reason to lose that: someone may have written to the store", "connection", m.id, "recorded", err == nil)
 }

@@ -25,7 +25,7 @@ func (s *Store) BeginRevoke(ctx context.Context, tenant, id string, entries []br
 			return broker.Leftover{}, fmt.Errorf("begin revocation: %w", err)
 		}
 	}
-	r, err := s.revoke(ctx, tenant, id, entries)
+	r, err := s.revoke(ctx, tenant, id, entries, nil)
 	if err != nil {
 		return broker.Leftover{}, fmt.Errorf("begin revocation: %w", err)
 	}
@@ -36,12 +36,12 @@ func (s *Store) BeginRevoke(ctx context.Context, tenant, id string, entries []br
 }
 
 // revoke is the step of BeginRevoke.
-func (s *Store) revoke(ctx context.Context, tenant, id string, entries []broker.Entry) (Result, error) {
+func (s *Store) revoke(ctx context.Context, tenant, id string, entries, alarm []broker.Entry) (Result, error) {
 	shard, err := shardOf(id)
 	if err != nil {
 		return Result{}, err
 	}
-	drafts, err := s.drafts(tenant, entries)
+	drafts, err := s.drafts(tenant, slices.Concat(entries, alarm))
 	if err != nil {
 		return Result{}, err
 	}
@@ -73,6 +73,9 @@ func (s *Store) revoke(ctx context.Context, tenant, id string, entries []broker.
 	}, drafts)
 	if err == nil && r.Verdict != VerdictRefused {
 		// Whose it is this call does not know, so it is remembered without its index until EndRevoke: who asks for it asks by its id.
+		if len(alarm) > 0 {
+			entries = alarm // the revocation's own are remembered already: from there they come
+		}
 		s.rememberIfRead(ctx, written{remembered: remembered{tenant: tenant, id: id, shard: shard, write: write, places: places}, entries: entries}, r)
 	}
 	return r, err
@@ -185,7 +188,7 @@ func (s *Store) EndRevoke(ctx context.Context, tenant, id string, outcome broker
 			}
 			reads = []Read{{Key: key}}
 		}
-		r, err := s.trails.direct(ctx, Step{
+		r, err := s.trails.do(ctx, trailName{shard: shard, tenant: tenant}, write, Step{
 			Checks: []Check{
 				{Key: key, Field: fieldWrite, Kind: CheckApplied, Value: write},
 				{Key: key, Field: fieldTenant, Kind: CheckEqual, Value: tenant},
@@ -194,7 +197,7 @@ func (s *Store) EndRevoke(ctx context.Context, tenant, id string, outcome broker
 			},
 			Writes: writes,
 			Reads:  reads,
-		})
+		}, nil)
 		if err != nil {
 			return fmt.Errorf("end revocation: %w", err)
 		}

@@ -120,7 +120,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"answer from before a failover", testOvertakenAnswer},
 		{"rotation", testRotation},
 		{"sealing anew", testReseal}, {"sealing anew beside a write", testResealMeets}, {"sealing anew and crashes", testResealCrash},
-		{"healing and an erased tenant", testHealErased}, {"healing and what was sealed anew", testHealSealedAnew}, {"healing and another record", testHealForeign}, {"a keyset that can not be read", testKeysetAway},
+		{"healing and an erased tenant", testHealErased}, {"healing and what was sealed anew", testHealSealedAnew}, {"healing and another record", testHealForeign}, {"healing on record", testHealedOnRecord}, {"a keyset that can not be read", testKeysetAway},
 		{"a consent instead", testConsentInstead},
 		{"sealing anew under writes", testResealUnderWrites}, {"sealing anew and a lost write", testResealLost}, {"sealing anew and a successor", testResealSuccessor},
 		{"sealing anew and a late commit", testResealSuccessorMeets},

@@ -3,6 +3,7 @@ package vaulttest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -183,6 +184,7 @@ type steadyBackend struct {
 	// last, if set, is the key of the record that this process writes last: it dies before it learns of that.
 	last atomic.Pointer[string]
 	dead atomic.Bool
+	died func() // if set before last, is called then
 }
 
 // Identity implements vault.Backend.
@@ -202,6 +204,9 @@ func (b *steadyBackend) Apply(ctx context.Context, steps []vault.Step) []vault.R
 			return results
 		}
 		b.dead.Store(true)
+		if b.died != nil {
+			b.died()
+		}
 	}
 	out := make([]vault.Result, len(steps))
 	for i := range out {
@@ -217,6 +222,67 @@ func (r *rig) steady() (*vault.Store, *steadyBackend) {
 	s := r.process(func(vc *vault.Config, _ *redisstore.Config) { vc.Backend = b })
 	r.within(startPatience, "the store's history is known", func() bool { return b.asked.Load() > 1 })
 	return s, b
+}
+
+// testHealedOnRecord (threat 34): whoever puts a record right that somebody set back has it on record with that, also if it dies at that moment; and
+// what the store loses of both comes back with the other writes.
+func testHealedOnRecord(r *rig) {
+	other := r.store()
+	alarms := func(conn broker.Connection) int {
+		return len(r.allEvents(other, tenant(r), broker.EventFilter{Type: broker.EventIntegrityFailed, Connection: conn.ID}, 100))
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(s *vault.Store, conn broker.Connection, key string, old map[string]string)
+	}{
+		{"set back", func(s *vault.Store, conn broker.Connection, key string, old map[string]string) {
+			r.refresh(s, conn, "2")
+			r.put(key, old)
+		}},
+		{"set back, and went on", func(s *vault.Store, conn broker.Connection, key string, old map[string]string) {
+			r.refresh(s, conn, "2")
+			r.put(key, old)
+			r.fail(other, conn, "")
+		}},
+		{"set back behind a revocation, and went on", func(s *vault.Store, conn broker.Connection, key string, old map[string]string) {
+			if _, err := s.BeginRevoke(r.ctx(), conn.Tenant, conn.ID, []broker.Entry{entry(broker.EventConnectionRevoked, conn)}); err != nil {
+				r.Fatal(err)
+			}
+			r.put(key, old)
+			r.fail(other, conn, "")
+		}},
+		{"there again behind its erasure", func(s *vault.Store, conn broker.Connection, key string, old map[string]string) {
+			_, err := s.BeginRevoke(r.ctx(), conn.Tenant, conn.ID, []broker.Entry{entry(broker.EventConnectionRevoked, conn)})
+			if err == nil {
+				err = s.EndRevoke(r.ctx(), conn.Tenant, conn.ID, broker.RevokedDone, true)
+			}
+			if err != nil {
+				r.Fatal(err)
+			}
+			r.put(key, old)
+		}},
+	} {
+		for _, dies := range []bool{true, false} {
+			s, b := r.steady()
+			conn := r.connect(s, tenant(r), fmt.Sprint(c.name, dies), "files", "1")
+			key := r.connKey(s, conn)
+			old := r.fields(key)
+			c.spoil(s, conn, key, old)
+			ctx, cancel := context.WithCancel(r.ctx())
+			if dies {
+				b.died = cancel
+				b.last.Store(&key)
+			}
+			_, err := s.Connection(ctx, conn.Tenant, conn.ID)
+			cancel()
+			if dies != b.dead.Load() || maps.Equal(r.fields(key), old) {
+				r.Fatalf("%s, dies %v: it was not put right, or by another step: %v", c.name, dies, err)
+			}
+			if n := alarms(conn); n != 1 {
+				r.Errorf("%s, dies %v: %d events", c.name, dies, n)
+			}
+		}
+	}
 }
 
 // testConsentInstead (threat 34): a consent or a revocation that came instead of what a failover lost stands, also where the store does not tell
