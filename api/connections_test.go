@@ -267,7 +267,9 @@ func TestListEvents(t *testing.T) {
 		f.Scope != "r" || !f.Since.Equal(at) || !f.Until.Equal(at.Add(time.Hour+500*time.Millisecond)) || got.Limit != 1000 || got.Cursor != "x" {
 		t.Errorf("answer %d, query became %+v", r.status, got)
 	}
-	if r := b.call("GET", "/v1/events?type=operator.signed_in", ""); r.status != 200 {
-		t.Errorf("answer is %d %s", r.status, r.text)
+	for _, kind := range append(broker.EventTypes(), "operator.to_come") {
+		if r := b.call("GET", "/v1/events?type="+string(kind), ""); r.status != 200 || got.Filter.Type != kind {
+			t.Errorf("%s: answer is %d %s", kind, r.status, r.text)
+		}
 	}
 }

@@ -135,6 +135,9 @@ func (q *trailQuestion) filter() (f broker.EventFilter, err error) {
 		Subject: v("subject"), Client: v("client"), Agent: v("agent"), Run: v("run"), Connector: v("connector"), Connection: v("connection"), Scope: v("scope"),
 		Type: broker.EventType(v("type")), Outcome: v("outcome"),
 	}
+	if f.Type != "" && !f.Type.Known() {
+		return f, broker.Errorf(broker.CodeInvalidRequest, "no event has that type; there are: %s", broker.EventTypeList())
+	}
 	if month := v("month"); month != "" {
 		if f.Since, err = time.Parse("2006-01", month); err != nil {
 			return f, broker.Errorf(broker.CodeInvalidRequest, "a month is written as 2026-03").Because(err)
@@ -256,7 +259,7 @@ func (w *Web) trailTenants(b *board, current string) []choice {
 
 func eventTypes() []string {
 	var out []string
-	for t := range eventWords {
+	for _, t := range broker.EventTypes() {
 		out = append(out, string(t))
 	}
 	slices.Sort(out)

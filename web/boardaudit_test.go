@@ -72,7 +72,7 @@ func TestAuditSearch(t *testing.T) {
 	if tenant != broker.Everywhere {
 		t.Errorf("asked for %q", tenant)
 	}
-	for path, want := range map[string]int{"?since=yesterday": 400, "?until=x": 400, "?month=May": 400, "?who=forged": 400, "?tenant=globex&who=" + strings.Split(strings.Split(address, "who=")[1], "&")[0]: 200, "?tenant=acme&who=" + strings.Split(strings.Split(address, "who=")[1], "&")[0]: 400} {
+	for path, want := range map[string]int{"?since=yesterday": 400, "?until=x": 400, "?month=May": 400, "?type=token.isued": 400, "?type=token.issued": 200, "?who=forged": 400, "?tenant=globex&who=" + strings.Split(strings.Split(address, "who=")[1], "&")[0]: 200, "?tenant=acme&who=" + strings.Split(strings.Split(address, "who=")[1], "&")[0]: 400} {
 		status(t, s.get("/dashboard/audit"+path), want)
 	}
 	for code, want := range map[broker.Code]int{broker.CodeInvalidRequest: 400, broker.CodeNotFound: 404, broker.CodeAccessDenied: 403, broker.CodeTemporarilyUnavailable: 503} { // threats 63 and 64
