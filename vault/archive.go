@@ -18,7 +18,11 @@ import (
 // names it and the entries in clear, each with what its link is made over; where a span that a checkpoint signed has entries that are not in
 // the file, their links, which are hashes; the checkpoints; and an end, that a file which was cut off is noticed.
 
-const archiveFormat = 1
+// archiveFormat has checkpoints that name the installation; archiveOld is read too.
+const (
+	archiveOld    = 1
+	archiveFormat = 2
+)
 
 // archiveLine is any line but a checkpoint.
 type archiveLine struct {
@@ -265,14 +269,14 @@ func (a *archiver) finish() error {
 	return a.writing
 }
 
-// Export writes what the query asks for of the whole trail as an archive; keys and sources are as for VerifySigned. Faults are what could not
+// Export writes what the query asks for of the whole trail as an archive; signers and sources are as for VerifySigned. Faults are what could not
 // be exported, as it was tampered with.
-func (s *Store) Export(ctx context.Context, w io.Writer, q ExportQuery, keys []PublicKey, sources []CheckpointSource) (entries, events int, faults []Fault, err error) {
+func (s *Store) Export(ctx context.Context, w io.Writer, q ExportQuery, by Signers, sources []CheckpointSource) (entries, events int, faults []Fault, err error) {
 	own, err := s.storedCheckpoints(ctx)
 	if err != nil {
 		return 0, 0, nil, fmt.Errorf("export: %w", err)
 	}
-	signed := collect(append([]CheckpointSource{own}, sources...), keys)
+	signed := collect(append([]CheckpointSource{own}, sources...), by)
 	names, err := s.trailNames(ctx)
 	if err != nil {
 		return 0, 0, nil, fmt.Errorf("export: %w", err)

@@ -27,14 +27,15 @@ type ArchiveReport struct {
 	FirstUnsigned   Fault
 	Erased          int // entries of tenants whose keyset was destroyed: they say nothing any more
 	Checkpoints     int
-	Selection       bool // there are files that have a part of the entries only
-	Faults          []Fault
+	SignedBy
+	Selection bool // there are files that have a part of the entries only
+	Faults    []Fault
 }
 
 // archiveWalk verifies files, one behind the other.
 type archiveWalk struct {
 	report ArchiveReport
-	keys   []PublicKey
+	by     Signers
 	chains map[trailName]map[string]*archivedChain
 	used   map[treeHash]*Checkpoint
 
@@ -61,8 +62,8 @@ type archivedChain struct {
 const maxArchiveLine = 64 << 20
 
 // VerifyArchive verifies archives with public keys alone, or, without any, their chains.
-func VerifyArchive(files []ArchiveFile, keys []PublicKey) ArchiveReport {
-	w := &archiveWalk{keys: keys, chains: make(map[trailName]map[string]*archivedChain), used: make(map[treeHash]*Checkpoint)}
+func VerifyArchive(files []ArchiveFile, by Signers) ArchiveReport {
+	w := &archiveWalk{by: by, chains: make(map[trailName]map[string]*archivedChain), used: make(map[treeHash]*Checkpoint)}
 	for _, f := range files {
 		w.read(f)
 	}
@@ -125,7 +126,7 @@ func (w *archiveWalk) take(text []byte) bool {
 	}
 	switch {
 	case w.line == 1:
-		if l.Head == nil || l.Head.Format != archiveFormat {
+		if l.Head == nil || l.Head.Format != archiveFormat && l.Head.Format != archiveOld {
 			w.bad("", "this is no archive of an audit trail that this version reads")
 			return false
 		}
@@ -267,11 +268,15 @@ func (w *archiveWalk) checkpoint(text []byte) bool {
 	case err != nil:
 		w.bad("", "changed or forged: %v", err)
 		return false
-	case len(w.keys) == 0:
+	case len(w.by.Keys) == 0:
 		return true // only the chains are asked for
-	case !c.verify(w.keys):
-		w.bad("", "forged: %s is not signed by a key that was given (its key is %q)", c.name(), c.KeyID)
+	}
+	if what := w.by.fault(c); what != "" {
+		w.bad("", "%s", what)
 		return false
+	}
+	if w.used[c.hash()] == nil {
+		w.report.add(c)
 	}
 	w.used[c.hash()] = c
 	return true
@@ -280,6 +285,9 @@ func (w *archiveWalk) checkpoint(text []byte) bool {
 // compare holds what is there against what was signed. What no checkpoint has is counted: its chain holds, which anybody can make.
 func (w *archiveWalk) compare() {
 	w.report.Checkpoints = len(w.used)
+	if what := w.report.mixed(w.by); what != "" {
+		w.report.Faults = append(w.report.Faults, Fault{Stream: checkpointsName, What: what})
+	}
 	checkpoints := slices.SortedFunc(maps.Values(w.used), func(a, b *Checkpoint) int { return a.Time.Compare(b.Time) })
 	for _, c := range checkpoints {
 		for _, s := range c.spans {

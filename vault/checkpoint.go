@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"tokenbroker/broker"
@@ -20,7 +21,11 @@ import (
 // from 1, each with the hash of the one before it. Who knows the public key alone can tell whether an entry was there; who has
 // everything but the private key can't make another history of it.
 
-const checkpointFormat = 1
+// checkpointFormat names the installation; checkpointUnnamed is what was written before, and is where there is no name.
+const (
+	checkpointUnnamed = 1
+	checkpointFormat  = 2
+)
 
 // Checkpoint is such a statement. Make it from its line with ParseCheckpoint; it holds nothing secret.
 type Checkpoint struct {
@@ -32,6 +37,8 @@ type Checkpoint struct {
 	// TrimBefore: entries older than that may be dropped from here on, as retention has it; zero: it says nothing of that.
 	TrimBefore time.Time
 	KeyID      string
+	// Installation names whose it is, so that one of another installation that has the same key does not pass for it; "": it is of before there were names.
+	Installation string
 
 	root      treeHash
 	spans     []signedSpan
@@ -83,21 +90,77 @@ func (c *Checkpoint) message() []byte {
 		seen = binary.AppendUvarint(binary.AppendUvarint(seen, o.seq), uint64(o.time))
 		seen = append(seen, o.hash[:]...)
 	}
-	return joined("tokenbroker/audit/checkpoint/1", c.Log, strconv.FormatUint(c.Seq, 10), strconv.FormatInt(c.Time.UnixMilli(), 10),
+	form := []string{"tokenbroker/audit/checkpoint/1"}
+	if c.Installation != "" {
+		form = []string{"tokenbroker/audit/checkpoint/2", c.Installation}
+	}
+	return joined(append(form, c.Log, strconv.FormatUint(c.Seq, 10), strconv.FormatInt(c.Time.UnixMilli(), 10),
 		strconv.FormatUint(c.Entries, 10), string(c.root[:]), string(c.spansHash[:]), string(c.prev[:]),
-		strconv.FormatInt(millis(c.TrimBefore), 10), string(seen), strconv.FormatBool(c.Last), c.KeyID)
+		strconv.FormatInt(millis(c.TrimBefore), 10), string(seen), strconv.FormatBool(c.Last), c.KeyID)...)
 }
 
 func (c *Checkpoint) hash() treeHash { return sha256.Sum256(c.message()) }
 
-// verify tells whether one of the keys signed it.
-func (c *Checkpoint) verify(keys []PublicKey) bool {
-	for _, k := range keys {
+// Signers are those whose checkpoints count.
+type Signers struct {
+	Keys []PublicKey
+	// Installations are the names of those that may have signed, as Signing.Installation; without any, whichever it is.
+	Installations []string
+}
+
+// signed tells whether one of the keys signed it, whoever used that.
+func (w Signers) signed(c *Checkpoint) bool {
+	for _, k := range w.Keys {
 		if k.ID == c.KeyID {
 			return ed25519.Verify(k.key, c.message(), c.signature)
 		}
 	}
 	return false
+}
+
+// fault is what is wrong with a checkpoint of somebody else; "": it counts.
+func (w Signers) fault(c *Checkpoint) string {
+	switch {
+	case !w.signed(c):
+		return fmt.Sprintf("forged: %s is not signed by a key that is known here (its key is %s)", c.name(), strconv.Quote(c.KeyID))
+	case c.Installation != "" && len(w.Installations) > 0 && !slices.Contains(w.Installations, c.Installation):
+		return fmt.Sprintf("forged: %s is of the installation %s, which has the same key, and not of %s", c.name(), strconv.Quote(c.Installation), quoted(w.Installations))
+	}
+	return ""
+}
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = strconv.Quote(name)
+	}
+	return strings.Join(out, " or ")
+}
+
+// SignedBy are the installations that checkpoints name.
+type SignedBy struct {
+	// Installations are in the order of their names.
+	Installations []string
+	// Unnamed is how many checkpoints name none, as they are of before there were names.
+	Unnamed int
+}
+
+func (b *SignedBy) add(c *Checkpoint) {
+	if c.Installation == "" {
+		b.Unnamed++
+		return
+	}
+	if at, known := slices.BinarySearch(b.Installations, c.Installation); !known {
+		b.Installations = slices.Insert(b.Installations, at, c.Installation)
+	}
+}
+
+// mixed is what is wrong where nobody said whose checkpoints they should be; "": they are of one.
+func (b *SignedBy) mixed(w Signers) string {
+	if len(w.Installations) > 0 || len(b.Installations) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("forged: the checkpoints are of several installations that have one key: %s; say which of them may be here", strings.Join(b.Installations, ", "))
 }
 
 func packSpans(spans []signedSpan) []byte {
@@ -143,6 +206,7 @@ func unpackSpans(packed []byte) (spans []signedSpan, ok bool) {
 // checkpointLine is a checkpoint as JSON. In a proof SpansHash stands in the place of Spans.
 type checkpointLine struct {
 	Format     int        `json:"checkpoint"`
+	Of         string     `json:"installation,omitempty"`
 	Log        string     `json:"log"`
 	Seq        uint64     `json:"seq"`
 	Time       time.Time  `json:"time"`
@@ -168,7 +232,10 @@ type seenLine struct {
 // line is the checkpoint as one line of JSON, without a line feed.
 func (c *Checkpoint) line(withSpans bool) ([]byte, error) {
 	l := checkpointLine{
-		Format: checkpointFormat, Log: c.Log, Seq: c.Seq, Time: c.Time, Entries: c.Entries, Root: c.root[:], Last: c.Last, Key: c.KeyID, Signature: c.signature,
+		Format: checkpointUnnamed, Of: c.Installation, Log: c.Log, Seq: c.Seq, Time: c.Time, Entries: c.Entries, Root: c.root[:], Last: c.Last, Key: c.KeyID, Signature: c.signature,
+	}
+	if c.Installation != "" {
+		l.Format = checkpointFormat
 	}
 	if withSpans {
 		l.Spans = c.packed
@@ -203,17 +270,17 @@ func parseCheckpoint(text []byte, bare bool) (*Checkpoint, error) {
 	if err := json.Unmarshal(text, &l); err != nil || l.Format == 0 {
 		return nil, errCheckpoint
 	}
-	if l.Format != checkpointFormat {
+	if l.Format != checkpointFormat && l.Format != checkpointUnnamed {
 		return nil, fmt.Errorf("read checkpoint: %w", broker.ErrNewerFormat)
 	}
 	c := &Checkpoint{
-		Log: l.Log, Seq: l.Seq, Time: l.Time.UTC(), Entries: l.Entries, Last: l.Last, KeyID: l.Key, packed: l.Spans, signature: l.Signature,
+		Log: l.Log, Seq: l.Seq, Time: l.Time.UTC(), Entries: l.Entries, Last: l.Last, KeyID: l.Key, Installation: l.Of, packed: l.Spans, signature: l.Signature,
 	}
 	fixed := func(to *treeHash, from []byte, may bool) bool {
 		copy(to[:], from)
 		return len(from) == len(to) || may && len(from) == 0
 	}
-	good := fixed(&c.root, l.Root, false) && fixed(&c.prev, l.Prev, true)
+	good := (l.Of != "") == (l.Format == checkpointFormat) && fixed(&c.root, l.Root, false) && fixed(&c.prev, l.Prev, true)
 	if l.TrimBefore != nil {
 		c.TrimBefore = l.TrimBefore.UTC()
 	}

@@ -48,13 +48,13 @@ type ProofQuery struct {
 	Event, Tenant, Subject string
 }
 
-// Prove makes the proof of an event.
-func (s *Store) Prove(ctx context.Context, q ProofQuery, keys []PublicKey, sources []CheckpointSource) ([]byte, error) {
+// Prove makes the proof of an event; signers and sources are as for VerifySigned.
+func (s *Store) Prove(ctx context.Context, q ProofQuery, by Signers, sources []CheckpointSource) ([]byte, error) {
 	own, err := s.storedCheckpoints(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prove: %w", err)
 	}
-	signed := collect(append([]CheckpointSource{own}, sources...), keys)
+	signed := collect(append([]CheckpointSource{own}, sources...), by)
 	names, err := s.trailNames(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("prove: %w", err)
@@ -181,8 +181,8 @@ func bytesHashes(raw [][]byte) ([]treeHash, bool) {
 	return out, true
 }
 
-// VerifyProof verifies a proof with public keys alone and returns what is proven.
-func VerifyProof(content []byte, keys []PublicKey) (broker.Event, *Checkpoint, error) {
+// VerifyProof verifies a proof with public keys alone and returns what is proven, and the checkpoint that proves it.
+func VerifyProof(content []byte, by Signers) (broker.Event, *Checkpoint, error) {
 	var none broker.Event
 	var p proofFile
 	if err := json.Unmarshal(content, &p); err != nil || p.Format == 0 {
@@ -195,8 +195,8 @@ func VerifyProof(content []byte, keys []PublicKey) (broker.Event, *Checkpoint, e
 	if err != nil {
 		return none, nil, err
 	}
-	if !c.verify(keys) {
-		return none, nil, fmt.Errorf("forged: %s is not signed by the key given (its key is %q)", c.name(), c.KeyID)
+	if what := by.fault(c); what != "" {
+		return none, nil, errors.New(what)
 	}
 	shard, err := hex.DecodeString(p.Span.Shard)
 	if err != nil || len(shard) != 1 || len(p.Entry.Before) != len(link{}) {

@@ -35,7 +35,7 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 		if err != nil {
 			return nil, err
 		}
-		signed = collect([]CheckpointSource{own}, s.cfg.Signing.Keys.public)
+		signed = collect([]CheckpointSource{own}, Signers{Keys: s.cfg.Signing.Keys.public})
 		if upto < below {
 			below, r.behind, r.again = upto, true, true
 		}

@@ -16,10 +16,22 @@ import (
 // Signing has the audit trail signed now and then (checkpoint.go). The zero value: it is not.
 type Signing struct {
 	Keys *SigningKeys
+	// Installation names whose checkpoints they are, and is signed with them; it stays the same as long as the installation does. "": they
+	// name none, and pass for those of any installation that has the key.
+	Installation string
 	// Interval is how often a checkpoint is made, if there was something to sign. Default 10 s.
 	Interval time.Duration
 	// Publishers get each checkpoint, beside the store: whoever can write to the store must not be able to write there too.
 	Publishers []Publisher
+}
+
+// signers are those whose checkpoints are this installation's own.
+func (c Signing) signers() Signers {
+	own := Signers{Keys: c.Keys.public}
+	if c.Installation != "" {
+		own.Installations = []string{c.Installation}
+	}
+	return own
 }
 
 // Publisher takes checkpoints to a place. Calls come one at a time, in order, and again after an error, so that the same line may come twice.
@@ -191,7 +203,7 @@ func (g *signer) make(ctx context.Context, trim time.Time, last bool) error {
 	}
 	spans, entries := g.spans(chains)
 	c := &Checkpoint{
-		Log: g.log, Seq: g.seq + 1, Time: fromMillis(now.UnixMilli()), Entries: entries, Last: last, TrimBefore: trim, KeyID: g.cfg.Keys.id,
+		Log: g.log, Seq: g.seq + 1, Time: fromMillis(now.UnixMilli()), Entries: entries, Last: last, TrimBefore: trim, KeyID: g.cfg.Keys.id, Installation: g.cfg.Installation,
 		root: rootOf(leavesOf(spans)), spans: spans, packed: packSpans(spans), prev: g.prev, seen: seen,
 	}
 	c.spansHash = sha256.Sum256(c.packed)

@@ -13,7 +13,7 @@ import (
 
 // signing is how the trail is signed and where that is published.
 func (c AuditConfig) signing() (vault.Signing, error) {
-	out := vault.Signing{Keys: c.Signing, Interval: c.CheckpointEvery}
+	out := vault.Signing{Keys: c.Signing, Installation: c.Installation, Interval: c.CheckpointEvery}
 	if c.Signing == nil {
 		return vault.Signing{}, nil
 	}

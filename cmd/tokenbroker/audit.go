@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"tokenbroker/vault"
@@ -18,14 +19,57 @@ type auditCommand struct {
 }
 
 type auditVerifyCommand struct {
-	Config      string   `placeholder:"FILE" help:"The configuration file."`
-	Checkpoints []string `placeholder:"FILE" help:"Files with checkpoints that were published outside of Redis, beside those that the configuration names."`
-	Key         []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them, beside those in audit.signing_key."`
-	Archive     []string `placeholder:"FILE" help:"Verify these archives or exports, offline; with --key the signatures too. No configuration is needed."`
-	More        []string `arg:"" optional:"" name:"file" help:"With --archive: more of them."`
-	Proof       string   `placeholder:"FILE" help:"Verify this proof of one event, offline; needs --key and no configuration."`
-	Unsigned    bool     `help:"With --archive and --key: let entries pass that no checkpoint has."`
-	Strict      bool     `help:"Take entries that no checkpoint has, although later ones are signed, for tampered with."`
+	Config       string   `placeholder:"FILE" help:"The configuration file: verify the trail in Redis."`
+	Checkpoints  []string `placeholder:"FILE" help:"Files with checkpoints that were published outside of Redis. With --config beside those that it names; without it they are verified alone."`
+	Key          []string `placeholder:"KEY" help:"Public keys that checkpoints are signed with, or files that hold them. Only these count then, not those in audit.signing_key."`
+	Installation []string `placeholder:"NAME" help:"The name of the installation that may have signed (audit.installation); with --config beside its own. Without any: one, whichever it is."`
+	Archive      []string `placeholder:"FILE" help:"Verify these archives or exports, offline; with --key the signatures too."`
+	More         []string `arg:"" optional:"" name:"file" help:"With --archive: more of them."`
+	Proof        string   `placeholder:"FILE" help:"Verify this proof of one event, offline."`
+	Unsigned     bool     `help:"With --archive and --key: let entries pass that no checkpoint has."`
+	Strict       bool     `help:"With --config: take entries that no checkpoint has, although later ones are signed, for tampered with."`
+}
+
+// Help is what verify --help says beside the flags.
+func (auditVerifyCommand) Help() string {
+	return `What is verified, and what that needs:
+
+  --config FILE [--checkpoints FILE...] [--key KEY...] [--installation NAME...] [--strict]
+      the trail in Redis, against checkpoints if there is a key; needs Redis and the KEK
+  --checkpoints FILE... --key KEY... [--installation NAME...]
+      published checkpoints alone: signed, and none missing; needs nothing else
+  --archive FILE... [--key KEY... [--installation NAME...] [--unsigned]]
+      archives and exports; needs nothing else
+  --proof FILE --key KEY... [--installation NAME...]
+      the proof of one event; needs nothing else`
+}
+
+// combined refuses what would not do what it looks like.
+func (c *auditVerifyCommand) combined() error {
+	offline := len(c.Archive) > 0 || c.Proof != ""
+	for _, wrong := range []struct {
+		is   bool
+		text string
+	}{
+		{len(c.More) > 0 && len(c.Archive) == 0, "unexpected argument " + strings.Join(c.More[:min(1, len(c.More))], "")},
+		{len(c.Archive) > 0 && c.Proof != "", "--archive and --proof are verified one at a time"},
+		{offline && c.Config != "", "--archive and --proof are verified offline: leave out --config, and give --key"},
+		{offline && len(c.Checkpoints) > 0, "--archive and --proof have their checkpoints in them: leave out --checkpoints"},
+		{c.Strict && c.Config == "", "--strict is for --config"},
+		{c.Unsigned && (len(c.Archive) == 0 || len(c.Key) == 0), "--unsigned is for --archive with --key"},
+		{!offline && c.Config == "" && len(c.Checkpoints) == 0, "--config is needed"},
+	} {
+		if wrong.is {
+			return &usageError{wrong.text + "; see tokenbroker audit verify --help"}
+		}
+	}
+	return nil
+}
+
+// offline are the signers that were given.
+func (c *auditVerifyCommand) offline() (vault.Signers, error) {
+	keys, err := publicKeys(c.Key)
+	return vault.Signers{Keys: keys, Installations: c.Installation}, err
 }
 
 // verifyTimeout bounds a walk over the whole trail; a long one has millions of entries.
@@ -33,16 +77,16 @@ const verifyTimeout = 12 * time.Hour
 
 // Run reads only; brokers may run meanwhile.
 func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
+	if err := c.combined(); err != nil {
+		return err
+	}
 	switch {
-	case len(c.More) > 0 && len(c.Archive) == 0:
-		return &usageError{"unexpected argument " + c.More[0] + "; see tokenbroker audit verify --help"}
 	case c.Proof != "":
 		return c.proof(con)
 	case len(c.Archive) > 0:
 		return c.archive(con)
-	}
-	if c.Config == "" {
-		return &usageError{"--config is needed; see tokenbroker audit verify --help"}
+	case c.Config == "":
+		return c.published(con)
 	}
 	trail, err := openTrail(c.Config, con)
 	if err != nil {
@@ -55,12 +99,12 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 	if err := firstAnswer(ctx, trail.backend); err != nil {
 		return err
 	}
-	keys, err := trail.keys(c.Key)
+	by, err := trail.signers(c.Key, c.Installation)
 	if err != nil {
 		return err
 	}
 	var report vault.Report
-	if len(keys) == 0 {
+	if len(by.Keys) == 0 {
 		if len(c.Checkpoints) > 0 {
 			return &usageError{"--checkpoints needs the public key that they are signed with: --key, or audit.signing_key in the configuration"}
 		}
@@ -70,7 +114,7 @@ func (c *auditVerifyCommand) Run(ctx context.Context, con *console) error {
 		if sources, err = trail.checkpoints(c.Checkpoints, con); err != nil {
 			return err
 		}
-		report, err = trail.store.VerifySigned(ctx, keys, sources)
+		report, err = trail.store.VerifySigned(ctx, by, sources)
 	}
 	if err != nil {
 		return fmt.Errorf("the trail could not be read to its end: %w", err)
@@ -92,6 +136,9 @@ func told(con *console, report vault.Report) error {
 	if report.Alarms > 0 {
 		_, _ = fmt.Fprintf(con.out, "note: %s that a record did not belong where it lay (integrity.failed), among them %s: somebody may have written to Redis, or the keyset is a wrong one\n",
 			counted(report.Alarms, "entry says", "entries say"), report.FirstAlarm)
+	}
+	if s := report.Signed; s != nil {
+		unnamed(con, s.SignedBy)
 	}
 	if len(report.Faults) == 0 {
 		_, _ = fmt.Fprintf(con.out, "the audit trail is whole: %s in %s of %s%s%s\n",
@@ -124,7 +171,7 @@ func signedText(s *vault.SignedReport) string {
 	if s == nil {
 		return ""
 	}
-	return fmt.Sprintf("; %s as %s of %s, signed, have them", counted(s.Entries, "entry is", "entries are"), count(s.Checkpoints, "checkpoint"), count(s.Logs, "log"))
+	return fmt.Sprintf("; %s as %s of %s, signed%s, have them", counted(s.Entries, "entry is", "entries are"), count(s.Checkpoints, "checkpoint"), count(s.Logs, "log"), byWhom(s.SignedBy))
 }
 
 func firstAnswer(ctx context.Context, backend *redisstore.Store) error {

@@ -15,20 +15,24 @@ import (
 )
 
 type auditExportCommand struct {
-	Config      string   `required:"" placeholder:"FILE" help:"The configuration file."`
-	Out         string   `required:"" placeholder:"FILE" help:"The file to make, JSON Lines compressed with zstd; it must not exist. It has events in clear."`
-	Tenant      string   `placeholder:"TENANT" help:"Only of this tenant."`
-	Subject     string   `placeholder:"SUBJECT" help:"Only about this subject."`
-	Connector   string   `placeholder:"ID" help:"Only about this connector."`
-	Type        string   `placeholder:"TYPE" help:"Only of this type, such as token.issued."`
-	Since       string   `placeholder:"TIME" help:"Only from this time on: a day such as 2026-11-30, or RFC 3339."`
-	Until       string   `placeholder:"TIME" help:"Only before this time."`
-	Checkpoints []string `placeholder:"FILE" help:"Files with published checkpoints, as for verify."`
-	Key         []string `placeholder:"KEY" help:"Public keys, as for verify."`
+	Config       string   `required:"" placeholder:"FILE" help:"The configuration file."`
+	Out          string   `required:"" placeholder:"FILE" help:"The file to make, JSON Lines compressed with zstd; it must not exist. It has events in clear."`
+	Tenant       string   `placeholder:"TENANT" help:"Only of this tenant."`
+	Subject      string   `placeholder:"SUBJECT" help:"Only about this subject."`
+	Connector    string   `placeholder:"ID" help:"Only about this connector."`
+	Type         string   `placeholder:"TYPE" help:"Only of this type, such as token.issued."`
+	Since        string   `placeholder:"TIME" help:"Only from this time on: a day such as 2026-11-30, or RFC 3339."`
+	Until        string   `placeholder:"TIME" help:"Only before this time."`
+	Checkpoints  []string `placeholder:"FILE" help:"Files with published checkpoints, as for verify."`
+	Key          []string `placeholder:"KEY" help:"Public keys, as for verify."`
+	Installation []string `placeholder:"NAME" help:"More installations that may have signed, as for verify."`
 }
 
 // Run reads only; brokers may run meanwhile.
 func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
+	if kind := broker.EventType(c.Type); kind != "" && !kind.Known() {
+		return &usageError{"--type must be a type of events: " + broker.EventTypeList()}
+	}
 	q := vault.ExportQuery{Tenant: c.Tenant, Subject: c.Subject, Connector: c.Connector, Type: broker.EventType(c.Type)}
 	for _, t := range []struct {
 		flag, text string
@@ -59,7 +63,7 @@ func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
 	if err := firstAnswer(ctx, trail.backend); err != nil {
 		return err
 	}
-	keys, err := trail.keys(c.Key)
+	by, err := trail.signers(c.Key, c.Installation)
 	if err != nil {
 		return err
 	}
@@ -70,7 +74,7 @@ func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
 	var report vault.Report
 	var entries int
 	if err := sinks.WriteArchive(c.Out, func(w io.Writer) (err error) {
-		entries, report.Events, report.Faults, err = trail.store.Export(ctx, w, q, keys, sources)
+		entries, report.Events, report.Faults, err = trail.store.Export(ctx, w, q, by, sources)
 		return err
 	}); err != nil {
 		return err
@@ -84,7 +88,7 @@ func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
 
 // archive verifies files offline.
 func (c *auditVerifyCommand) archive(con *console) error {
-	keys, err := publicKeys(c.Key)
+	by, err := c.offline()
 	if err != nil {
 		return err
 	}
@@ -102,7 +106,7 @@ func (c *auditVerifyCommand) archive(con *console) error {
 		defer func() { _ = unpacked.Close() }()
 		files = append(files, vault.ArchiveFile{Name: filepath.Base(name), From: unpacked})
 	}
-	r := vault.VerifyArchive(files, keys)
+	r := vault.VerifyArchive(files, by)
 	if len(r.Faults) > 0 {
 		for _, f := range r.Faults[1:] {
 			_, _ = fmt.Fprintf(con.out, "also bad: %s: %s\n", f.Place(), f.What)
@@ -111,7 +115,7 @@ func (c *auditVerifyCommand) archive(con *console) error {
 		return fmt.Errorf("the archive is not as it was written: the first bad event is %s: %s; %s in all. Take another copy of the file; where there is none, what is before that place is good, and other files are",
 			first.Place(), first.What, counted(len(r.Faults), "bad place", "bad places"))
 	}
-	if len(keys) > 0 && r.Signed < r.Entries && !c.Unsigned {
+	if len(by.Keys) > 0 && r.Signed < r.Entries && !c.Unsigned {
 		f := r.FirstUnsigned
 		return fmt.Errorf("the archive is not as it was signed: %s of %d in it have no checkpoint, and such a chain anybody can write; the first of them is %s. If they are from before the trail was signed, or the last of a broker "+
 			"that was killed, say so with --unsigned; if a checkpoint is in the file before this one, give both", counted(r.Entries-r.Signed, "entry", "entries"), r.Entries, f.Place())
@@ -120,11 +124,12 @@ func (c *auditVerifyCommand) archive(con *console) error {
 	if r.Selection {
 		what = "a selection, and as it was written"
 	}
-	signed := fmt.Sprintf("%s in %s", counted(r.Signed, "is signed", "are signed"), count(r.Checkpoints, "checkpoint"))
-	if len(keys) == 0 {
+	signed := fmt.Sprintf("%s in %s%s", counted(r.Signed, "is signed", "are signed"), count(r.Checkpoints, "checkpoint"), byWhom(r.SignedBy))
+	if len(by.Keys) == 0 {
 		signed = "signatures were not looked at, for want of --key"
 	}
 	_, _ = fmt.Fprintf(con.out, "the archive is %s: %s in %s; %s\n", what, count(r.Events, "event"), counted(r.Entries, "entry", "entries"), signed)
+	unnamed(con, r.SignedBy)
 	if r.Erased > 0 {
 		_, _ = fmt.Fprintf(con.out, "note: %s of tenants whose keyset was destroyed; that they were there is all that can be told of them\n", counted(r.Erased, "entry is", "entries are"))
 	}

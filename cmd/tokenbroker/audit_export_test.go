@@ -42,6 +42,11 @@ func TestThreat71Export(t *testing.T) {
 	if status, _, stderr := s.run("audit", "export", "--config", "config.yaml", "--out", "all.zst"); status != exitFound || !strings.Contains(stderr, "exists already") {
 		t.Errorf("over another file: %d %s", status, stderr)
 	}
+	// No event can have that type: nothing found would look as if there were none of those that were meant.
+	status, _, stderr := s.run("audit", "export", "--config", "config.yaml", "--out", "slip.zst", "--type", "token.isued")
+	if status != exitUsage || !strings.Contains(stderr, "token.issued") || strings.Contains(stderr, "token.isued") {
+		t.Errorf("a type that no event has: %d %s", status, stderr)
+	}
 	packed, err := os.ReadFile(filepath.Join(s.dir, "all.zst"))
 	if err != nil {
 		t.Fatal(err)

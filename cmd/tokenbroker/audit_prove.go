@@ -10,13 +10,14 @@ import (
 )
 
 type auditProveCommand struct {
-	Config      string   `required:"" placeholder:"FILE" help:"The configuration file."`
-	Event       string   `required:"" placeholder:"ID" help:"The event's id; write --event=ID, for some begin with a dash."`
-	Out         string   `required:"" placeholder:"FILE" help:"The file to make; it must not exist. It has the event in clear."`
-	Tenant      string   `placeholder:"TENANT" help:"The event's tenant, and"`
-	Subject     string   `placeholder:"SUBJECT" help:"its subject: with them it is found quickly, else the whole trail is read."`
-	Checkpoints []string `placeholder:"FILE" help:"Files with published checkpoints, as for verify."`
-	Key         []string `placeholder:"KEY" help:"Public keys, as for verify."`
+	Config       string   `required:"" placeholder:"FILE" help:"The configuration file."`
+	Event        string   `required:"" placeholder:"ID" help:"The event's id; write --event=ID, for some begin with a dash."`
+	Out          string   `required:"" placeholder:"FILE" help:"The file to make; it must not exist. It has the event in clear."`
+	Tenant       string   `placeholder:"TENANT" help:"The event's tenant, and"`
+	Subject      string   `placeholder:"SUBJECT" help:"its subject: with them it is found quickly, else the whole trail is read."`
+	Checkpoints  []string `placeholder:"FILE" help:"Files with published checkpoints, as for verify."`
+	Key          []string `placeholder:"KEY" help:"Public keys, as for verify."`
+	Installation []string `placeholder:"NAME" help:"More installations that may have signed, as for verify."`
 }
 
 // Run reads only; brokers may run meanwhile.
@@ -34,23 +35,23 @@ func (c *auditProveCommand) Run(ctx context.Context, con *console) error {
 	if err := firstAnswer(ctx, trail.backend); err != nil {
 		return err
 	}
-	keys, err := trail.keys(c.Key)
+	by, err := trail.signers(c.Key, c.Installation)
 	if err != nil {
 		return err
 	}
-	if len(keys) == 0 {
+	if len(by.Keys) == 0 {
 		return &usageError{"a proof needs a trail that is signed: --key, or audit.signing_key in the configuration"}
 	}
 	sources, err := trail.checkpoints(c.Checkpoints, con)
 	if err != nil {
 		return err
 	}
-	proof, err := trail.store.Prove(ctx, vault.ProofQuery{Event: c.Event, Tenant: c.Tenant, Subject: c.Subject}, keys, sources)
+	proof, err := trail.store.Prove(ctx, vault.ProofQuery{Event: c.Event, Tenant: c.Tenant, Subject: c.Subject}, by, sources)
 	if err != nil {
 		return err
 	}
 	// What it makes must be good for somebody who has nothing else.
-	if _, _, err := vault.VerifyProof(proof, keys); err != nil {
+	if _, _, err := vault.VerifyProof(proof, by); err != nil {
 		return err
 	}
 	if err := newFile(c.Out, proof); err != nil {
@@ -85,18 +86,18 @@ const maxProof = 4 << 20
 
 // proof verifies one offline.
 func (c *auditVerifyCommand) proof(con *console) error {
-	keys, err := publicKeys(c.Key)
+	by, err := c.offline()
 	if err != nil {
 		return err
 	}
-	if len(keys) == 0 {
+	if len(by.Keys) == 0 {
 		return &usageError{"--proof needs --key, the public key of the installation from a place that you trust: tokenbroker audit key prints it"}
 	}
 	content, err := readBounded(c.Proof, maxProof)
 	if err != nil {
 		return fmt.Errorf("the proof %s can't be read: %s", c.Proof, withoutPath(err))
 	}
-	event, checkpoint, err := vault.VerifyProof(content, keys)
+	event, checkpoint, err := vault.VerifyProof(content, by)
 	if err != nil {
 		return fmt.Errorf("%s proves nothing: %w", c.Proof, err)
 	}
@@ -104,7 +105,11 @@ func (c *auditVerifyCommand) proof(con *console) error {
 	if err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(con.out, "%s\nproven: this event is in the audit trail, as signed with key %s at %s (checkpoint %d of log %s)\n",
-		line, checkpoint.KeyID, checkpoint.Time.Format(time.RFC3339), checkpoint.Seq, checkpoint.Log)
+	of := "of " + checkpoint.Installation
+	if checkpoint.Installation == "" {
+		of = "of an installation that is not named, as the checkpoint is of an older form"
+	}
+	_, _ = fmt.Fprintf(con.out, "%s\nproven: this event is in the audit trail %s, as signed with key %s at %s (checkpoint %d of log %s)\n",
+		line, of, checkpoint.KeyID, checkpoint.Time.Format(time.RFC3339), checkpoint.Seq, checkpoint.Log)
 	return nil
 }

@@ -84,7 +84,7 @@ func TestThreat71Proof(t *testing.T) {
 		}
 	}
 	_, other := signedSite(t, redis.URL(), "")
-	if status, _, stderr := verify(proof, other); status != exitFound || !strings.Contains(stderr, "not signed by the key given") {
+	if status, _, stderr := verify(proof, other); status != exitFound || !strings.Contains(stderr, "is not signed by a key that is known here") {
 		t.Errorf("with another key: %d %s", status, stderr)
 	}
 }

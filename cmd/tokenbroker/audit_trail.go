@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,16 +47,26 @@ func (t *openedTrail) close() {
 	_ = t.backend.Close()
 }
 
-// keys are those that checkpoints may be signed with: of the configuration, and given.
-func (t *openedTrail) keys(given []string) ([]vault.PublicKey, error) {
-	keys, err := publicKeys(given)
-	if err != nil {
-		return nil, err
+// signers are those who may have signed checkpoints. Keys that were given are the only ones: whoever gives some does not want to trust the
+// broker's machine, and what its configuration has in their place. Installations are given beside the configuration's own.
+func (t *openedTrail) signers(given, installations []string) (vault.Signers, error) {
+	by := vault.Signers{Installations: append([]string{t.cfg.Audit.Installation}, installations...)}
+	var err error
+	if by.Keys, err = publicKeys(given); err != nil {
+		return by, err
 	}
-	if t.cfg.Audit.Signing != nil {
-		keys = append(keys, t.cfg.Audit.Signing.Public()...)
+	signing := t.cfg.Audit.Signing
+	switch {
+	case signing == nil:
+	case len(by.Keys) == 0:
+		by.Keys = signing.Public()
+	default:
+		own := signing.Public()
+		if now := own[len(own)-1]; !slices.ContainsFunc(by.Keys, func(k vault.PublicKey) bool { return k.String() == now.String() }) {
+			return by, fmt.Errorf("the broker signs with another key than those given with --key, and only those count: its key is %s; give it too if it is right, or find out who changed audit.signing_key", now)
+		}
 	}
-	return keys, nil
+	return by, nil
 }
 
 // maxKeyFile bounds a file of public keys.
@@ -93,6 +104,11 @@ func (t *openedTrail) checkpoints(given []string, con *console) ([]vault.Checkpo
 	if own != "" {
 		given = append([]string{own}, given...)
 	}
+	return publishedCheckpoints(own, given, con)
+}
+
+// publishedCheckpoints reads the files; the one named own need not be there.
+func publishedCheckpoints(own string, given []string, con *console) ([]vault.CheckpointSource, error) {
 	var sources []vault.CheckpointSource
 	for _, file := range given {
 		src, torn, err := readCheckpoints(file)

@@ -150,7 +150,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg.EarlyRefreshes = o.number("early_refreshes", 16, 0, 1000)
 	cfg.RefreshesAtOnce = o.number("refreshes_at_once", 128, 1, 256)
 	cfg.StoredForm = o.number("stored_form", 0, 1, knownForms)
-	cfg.Retention, cfg.Audit = o.audit(cfg.Keyset.KEK)
+	cfg.Retention, cfg.Audit = o.audit(cfg.Keyset.KEK, cfg.PublicURL)
 	if cfg.KeysWait == nil {
 		cfg.KeysWait = cfg.Audit.wait
 	}

@@ -30,6 +30,8 @@ type AuditConfig struct {
 	wait        error
 	// CheckpointEvery is how often that is done; default 10 s.
 	CheckpointEvery time.Duration
+	// Installation names whose trail it is, in what is signed; public_url, unless the operator gives it another name.
+	Installation string
 	// PublishFile and PublishWebhook get each checkpoint, outside of Redis; "": nobody does.
 	PublishFile    string
 	PublishWebhook broker.Secret // a URL, whose path may be a secret
@@ -39,20 +41,24 @@ type AuditConfig struct {
 	Sinks []SinkConfig
 }
 
-// audit reads audit. What is left out is not done; wrap is the reference of the KEK, which wraps the signing key too.
-func (o object) audit(wrap string) (vault.Retention, AuditConfig) {
+// audit reads audit. What is left out is not done; wrap is the reference of the KEK, which wraps the signing key too, publicURL the name of the
+// installation where it has no other.
+func (o object) audit(wrap, publicURL string) (vault.Retention, AuditConfig) {
 	var keep vault.Retention
-	var cfg AuditConfig
+	cfg := AuditConfig{Installation: publicURL}
 	n := o.get("audit")
 	if n == nil {
 		return keep, cfg
 	}
-	audit, ok := o.s.object(n, "audit", "retention", "signing_key", "checkpoint_every", "publish", "archive_dir", "sinks")
+	audit, ok := o.s.object(n, "audit", "installation", "retention", "signing_key", "checkpoint_every", "publish", "archive_dir", "sinks")
 	if !ok {
 		return keep, cfg
 	}
 	cfg.CheckpointEvery = audit.duration("checkpoint_every", 10*time.Second, time.Second, time.Minute)
 	if file := audit.text("signing_key", "", anyPath); file != "" {
+	if name := audit.text("installation", "", label); name != "" {
+		cfg.Installation = name
+	}
 		cfg.SigningFile = o.s.path(file)
 		cfg.Signing, cfg.wait = audit.openSigning(cfg.SigningFile, wrap)
 	} else {

@@ -56,7 +56,7 @@ func testArchive(r *rig) {
 		}
 	}
 	verify := func(content []byte, keys ...vault.PublicKey) vault.ArchiveReport {
-		return vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: bytes.NewReader(content)}}, keys)
+		return vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: bytes.NewReader(content)}}, vault.Signers{Keys: keys})
 	}
 	keys := s.keys.Public()
 	if got := verify(content, keys...); len(got.Faults) > 0 || got.Entries != 9 || got.Signed != 9 || got.Events != 18 || got.Selection {
@@ -119,12 +119,12 @@ func testExport(r *rig) {
 	}
 	one.Close()
 	var b bytes.Buffer
-	entries, events, faults, err := r.store().Export(r.ctx(), &b, vault.ExportQuery{Tenant: tenant, Subject: "ann"}, s.keys.Public(), s.paper.source())
+	entries, events, faults, err := r.store().Export(r.ctx(), &b, vault.ExportQuery{Tenant: tenant, Subject: "ann"}, s.by(), s.paper.source())
 	if err != nil || entries != 6 || events != 6 || len(faults) > 0 || strings.Contains(b.String(), other) {
 		r.Fatalf("%d entries, %d events, %+v, %v\n%s", entries, events, faults, err, b.String())
 	}
 	verify := func(text string) vault.ArchiveReport {
-		return vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: strings.NewReader(text)}}, s.keys.Public())
+		return vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: strings.NewReader(text)}}, s.by())
 	}
 	if got := verify(b.String()); len(got.Faults) > 0 || got.Entries != 6 || got.Signed != 6 || !got.Selection {
 		r.Errorf("untouched: %+v", got)

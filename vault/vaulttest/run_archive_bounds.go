@@ -66,7 +66,7 @@ func testArchiveAmongMany(r *rig) {
 		r.Errorf("%d checkpoints were read, %s entries are left", read.Load(), n)
 	}
 	for _, content := range archives {
-		got := vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: bytes.NewReader(content)}}, s.keys.Public())
+		got := vault.VerifyArchive([]vault.ArchiveFile{{Name: "a", From: bytes.NewReader(content)}}, s.by())
 		if len(got.Faults) > 0 || got.Entries != 4 || got.Signed != 4 {
 			r.Errorf("%+v", got)
 		}

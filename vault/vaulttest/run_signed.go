@@ -33,6 +33,8 @@ func RunSigned(t *testing.T, start func(testing.TB) Topology) {
 	t.Run("export", func(t *testing.T) { testExport(newRig(t, start(t))) })
 	t.Run("spoiled checkpoints", func(t *testing.T) { testSignedSpoiled(newRig(t, start(t))) })
 	t.Run("saying that events go", func(t *testing.T) { testSayingAgain(newRig(t, start(t))) })
+	t.Run("memory", func(t *testing.T) { testSignedMemory(newRig(t, start(t))) })
+	t.Run("installations", func(t *testing.T) { testInstallations(newRig(t, start(t))) })
 	t.Run("publishing", func(t *testing.T) { testPublishing(newRig(t, start(t))) })
 }
 
@@ -65,6 +67,13 @@ type signed struct {
 	*rig
 	keys  *vault.SigningKeys
 	paper *paper
+	// installation is the name that is signed.
+	installation string
+}
+
+// by are the keys and the name.
+func (s *signed) by() vault.Signers {
+	return vault.Signers{Keys: s.keys.Public(), Installations: []string{s.installation}}
 }
 
 func (r *rig) signed() *signed {
@@ -81,18 +90,18 @@ func (r *rig) signed() *signed {
 	if err != nil {
 		r.Fatal(err)
 	}
-	return &signed{rig: r, keys: keys, paper: &paper{}}
+	return &signed{rig: r, keys: keys, paper: &paper{}, installation: "https://here.example"}
 }
 
 // signs has a store's trail signed; a checkpoint is made when it is closed, or told to.
 func (s *signed) signs(vc *vault.Config, _ *redisstore.Config) {
-	vc.Signing = vault.Signing{Keys: s.keys, Interval: time.Hour, Publishers: []vault.Publisher{s.paper}}
+	vc.Signing = vault.Signing{Keys: s.keys, Installation: s.installation, Interval: time.Hour, Publishers: []vault.Publisher{s.paper}}
 }
 
 // verify compares the trail with the checkpoints in Redis and on these papers.
 func (s *signed) verify(papers ...vault.CheckpointSource) vault.Report {
 	s.Helper()
-	report, err := s.store().VerifySigned(s.ctx(), s.keys.Public(), papers)
+	report, err := s.store().VerifySigned(s.ctx(), s.by(), papers)
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -3,10 +3,13 @@ package vaulttest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"tokenbroker/broker"
 	"tokenbroker/vault"
 	"tokenbroker/vault/redisstore"
 )
@@ -95,5 +98,46 @@ func testSayingAgain(r *rig) {
 	r.trimmed(trimmer)
 	if n := r.raw("XLEN", t.stream); n != "0" || s.paper.count() != 2 {
 		r.Errorf("%s entries are left, %d checkpoints were published", n, s.paper.count())
+	}
+}
+
+// testSignedMemory: what checkpoints take in Redis, where they stay as long as the events that they are about (RUNBOOK, "How long events are kept").
+func testSignedMemory(r *rig) {
+	s := r.signed()
+	used := func() int {
+		n, err := strconv.Atoi(r.raw("MEMORY", "USAGE", "tb:{00}:cp", "SAMPLES", "0"))
+		if err != nil {
+			r.Fatal(err)
+		}
+		return n
+	}
+	signs := func(streams int) {
+		one := r.store(s.signs)
+		for shard := range streams {
+			subject := ""
+			for n := 0; subject == ""; n++ {
+				if name := fmt.Sprint("user-", n); one.Shard(tenant(r), name) == byte(shard) {
+					subject = name
+				}
+			}
+			if err := one.Append(r.ctx(), entry(broker.EventTokenIssued, broker.Connection{Tenant: tenant(r), Subject: subject}, "a")); err != nil {
+				r.Fatal(err)
+			}
+		}
+		one.Close()
+	}
+	signs(1)
+	first := used()
+	const many = 20
+	for range many {
+		signs(1)
+	}
+	small := used()
+	signs(256)
+	each, span := (small-first)/many, (used()-small)/256
+	r.Logf("a checkpoint takes %d bytes with one stream, and some %d more for each other one", each, span)
+	// Each is the first of its log here, and names the ends of those before.
+	if each > 3000 || span > 100 {
+		r.Errorf("a checkpoint takes %d bytes with one stream, and some %d more for each other one", each, span)
 	}
 }
