@@ -36,7 +36,7 @@ type configCheckCommand struct {
 // Run reports problems as errors, and what is merely worth knowing as notes.
 func (c *configCheckCommand) Run(con *console) error {
 	env := con.env
-	env.trySpool = vault.CheckSpoolDir
+	env.trySpool, env.tryPlaces = vault.CheckSpoolDir, true
 	cfg, err := LoadConfig(c.Config, env)
 	if err != nil {
 		return err

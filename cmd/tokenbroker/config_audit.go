@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -28,10 +30,10 @@ type AuditConfig struct {
 	Signing     *vault.SigningKeys
 	SigningFile string
 	wait        error
-	// CheckpointEvery is how often that is done; default 10 s.
-	CheckpointEvery time.Duration
 	// Installation names whose trail it is, in what is signed; public_url, unless the operator gives it another name.
 	Installation string
+	// CheckpointEvery is how often that is done; default 10 s.
+	CheckpointEvery time.Duration
 	// PublishFile and PublishWebhook get each checkpoint, outside of Redis; "": nobody does.
 	PublishFile    string
 	PublishWebhook broker.Secret // a URL, whose path may be a secret
@@ -54,11 +56,11 @@ func (o object) audit(wrap, publicURL string) (vault.Retention, AuditConfig) {
 	if !ok {
 		return keep, cfg
 	}
-	cfg.CheckpointEvery = audit.duration("checkpoint_every", 10*time.Second, time.Second, time.Minute)
-	if file := audit.text("signing_key", "", anyPath); file != "" {
 	if name := audit.text("installation", "", label); name != "" {
 		cfg.Installation = name
 	}
+	cfg.CheckpointEvery = audit.duration("checkpoint_every", 10*time.Second, time.Second, time.Minute)
+	if file := audit.text("signing_key", "", anyPath); file != "" {
 		cfg.SigningFile = o.s.path(file)
 		cfg.Signing, cfg.wait = audit.openSigning(cfg.SigningFile, wrap)
 	} else {
@@ -73,6 +75,7 @@ func (o object) audit(wrap, publicURL string) (vault.Retention, AuditConfig) {
 	keep = audit.retention()
 	if dir := audit.text("archive_dir", "", anyPath); dir != "" {
 		cfg.ArchiveDir = o.s.path(dir)
+		audit.tryArchives("archive_dir", cfg.ArchiveDir)
 		if keep.Age == 0 && keep.Entries == 0 && len(o.s.problems) == 0 {
 			audit.fail("archive_dir", "", audit.get("archive_dir"), "has no use without audit.retention, which says what is dropped and so archived; for a file now and then: tokenbroker audit export")
 		}
@@ -122,6 +125,7 @@ func (o object) publish(cfg *AuditConfig) {
 	}
 	if file := p.text("file", "", anyPath); file != "" {
 		cfg.PublishFile = o.s.path(file)
+		p.tryFile("file", cfg.PublishFile)
 	}
 	if hook, given := p.secret("webhook"); given {
 		if err := outboundURL(hook.Reveal()); err != nil {
@@ -134,11 +138,22 @@ func (o object) publish(cfg *AuditConfig) {
 	}
 }
 
+// hostForm is a name that a server may have: labels with dots between, of letters of any script (RFC 5890), digits, hyphens and the underscores of some.
+var hostForm = regexp.MustCompile(`^[\p{L}\p{N}_]([\p{L}\p{N}\p{M}_-]*[\p{L}\p{N}\p{M}_])?(\.[\p{L}\p{N}_]([\p{L}\p{N}\p{M}_-]*[\p{L}\p{N}\p{M}_])?)*\.?$`)
+
 // outboundURL accepts an address that requests of the broker's own go to. Its complaints don't repeat it: it may hold a secret.
 func outboundURL(text string) error {
 	u, err := url.Parse(text)
+	if err != nil || !hostForm.MatchString(u.Hostname()) && net.ParseIP(u.Hostname()) == nil {
+		return errors.New("must be a URL such as https://audit.example.com/checkpoints")
+	}
+	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return errors.New("must have a port from 1 to 65535, or none")
+		}
+	}
 	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+	case u.Scheme != "https" && u.Scheme != "http":
 		return errors.New("must be a URL such as https://audit.example.com/checkpoints")
 	case u.User != nil || u.Fragment != "":
 		return errors.New("must have neither a user name nor a fragment")

@@ -82,6 +82,7 @@ func (o object) sink() (cfg SinkConfig, ok bool) {
 		file := o.text(sinkFile, "", anyPath)
 		if ok = file != ""; ok {
 			cfg.Address = broker.NewSecret(filepath.Clean(o.s.path(file)))
+			o.tryFile(sinkFile, o.s.path(file))
 		}
 	case sinkWebhook, sinkOTLP:
 		if cfg.Address, ok = o.secret(cfg.Kind); ok {

@@ -31,6 +31,9 @@ type environment struct {
 	readKeyset func(path string) ([]byte, error)
 	// trySpool tells whether the spool's directory can be written to; nil: nobody asks.
 	trySpool func(path string) error
+	// tryPlaces: where files of the audit trail go is tried too. A place that can't be written to is a problem, or, with placesMayFail, a note: the
+	// broker serves all the same.
+	tryPlaces, placesMayFail bool
 	// waits: a key management service that can't be asked now is no problem of the configuration (Config.KeysWait).
 	waits bool
 }

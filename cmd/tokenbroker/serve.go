@@ -15,7 +15,7 @@ func (c *serveCommand) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	env := con.env
-	env.waits = true
+	env.waits, env.tryPlaces, env.placesMayFail = true, true, true
 	cfg, err := LoadConfig(c.Config, env)
 	if err != nil {
 		return err

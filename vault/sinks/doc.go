@@ -8,4 +8,5 @@
 //	otlp.go     lines posted as log records of OpenTelemetry
 //	group.go    many who wait for a place share its writes
 //	archive.go  files in a directory, compressed
+//	try.go      whether there is a place for files
 package sinks
