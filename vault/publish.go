@@ -27,6 +27,7 @@ type destination struct {
 	waiting []waitingLine
 	size    int // of their lines, in bytes
 	failing error
+	last    time.Time // when the newest one was made that is there
 	lost    uint64
 	gaveUp  uint64 // the last checkpoint that was given up
 }
@@ -94,7 +95,7 @@ func (d *destination) note(ctx context.Context, sent waitingLine, err error) {
 	was, lost := d.failing, d.lost
 	d.failing = err
 	if err == nil {
-		d.lost = 0
+		d.lost, d.last = 0, sent.at
 		if len(d.waiting) > 0 && &d.waiting[0].line[0] == &sent.line[0] {
 			d.waiting, d.size = d.waiting[1:], d.size-len(sent.line)
 		}
@@ -146,6 +147,7 @@ type Published struct {
 	To      string
 	Waiting int
 	Oldest  time.Time // of those that wait
+	Last    time.Time // when the newest one of this process was made that is there; zero: none is
 	Failure error     // of the last attempt; nil: it worked
 }
 
@@ -157,7 +159,7 @@ func (s *Store) Published() []Published {
 	var out []Published
 	for _, d := range s.signer.places {
 		d.mu.Lock()
-		one := Published{To: d.to.Name(), Waiting: len(d.waiting), Failure: d.failing}
+		one := Published{To: d.to.Name(), Waiting: len(d.waiting), Last: d.last, Failure: d.failing}
 		if len(d.waiting) > 0 {
 			one.Oldest = d.waiting[0].at
 		}
@@ -199,9 +201,9 @@ const (
 // seenLogs are the ends of others' logs, of those that wrote last.
 func (s *Store) seenLogs(ctx context.Context) ([]seenLog, error) {
 	ends := make(map[string]seenLog)
+	own := s.cfg.Signing.signers()
 	to, looked, size := "+", 0, 0
 	for more := true; more && looked < maxSeenFrom && size < maxSeenBytes; {
-	own := s.cfg.Signing.signers()
 		found, err := s.cfg.Backend.Streams(ctx, []StreamQuery{{Key: checkpointsKey(), From: "-", To: to, Limit: seenChunk, Newest: true}})
 		if err != nil {
 			return nil, fmt.Errorf("read checkpoints of other processes: %w", err)

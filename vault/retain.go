@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tokenbroker/broker"
@@ -85,6 +86,8 @@ type retainer struct {
 	// archived is up to where each stream is in an archive of this process.
 	archived map[trailName]streamID
 	oldest   uint64 // ms of the oldest entry that was due in this round
+
+	told atomic.Pointer[Retained]
 }
 
 // keepTrail drops old events now and then, until ctx ends.
@@ -128,16 +131,26 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 	defer cancel()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if mine, err := r.mine(ctx); !mine || err != nil {
+	mine, err := r.mine(ctx)
+	if !mine || err != nil {
+		r.tell(mine, 0, false, err)
 		return false, err
 	}
+	more, below, err := r.round(ctx)
+	r.tell(true, below, more, err)
+	return more, err
+}
+
+// round drops what it can of what is due: what is older than below.
+func (r *retainer) round(ctx context.Context) (more bool, below uint64, err error) {
+	s := r.store
 	names, err := s.indexedTrails(ctx)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	below, rule, err := r.below(ctx, names)
 	if err != nil || below == 0 {
-		return false, err
+		return false, 0, err
 	}
 	r.behind, r.again, r.oldest = false, false, below
 	var due []dueStream
@@ -146,7 +159,7 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 		n := min(len(names), trimStreams)
 		some, err := r.due(ctx, names[:n], below)
 		if err != nil {
-			return false, err
+			return false, below, err
 		}
 		due, names = append(due, some...), names[n:]
 		if r.store.cfg.Retention.Archive != nil && time.Now().After(archiving) && len(names) > 0 {
@@ -156,32 +169,32 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 	}
 	if s.signer != nil && len(due) > 0 {
 		if err := s.signer.sayTrim(ctx, fromMillis(int64(below))); err != nil {
-			return false, err
+			return false, below, err
 		}
 	}
 	from, err := r.markDay(ctx, r.oldest)
 	if err != nil {
-		return false, err
+		return false, below, err
 	}
 	until := time.Now().Add(retainTime / 2)
 	said := make(map[string]bool)
 	for _, d := range due {
 		if time.Now().After(until) {
-			return true, nil
+			return true, below, nil
 		}
 		if going, err := r.stream(ctx, d, rule, said, until); going || err != nil {
-			return going, err
+			return going, below, err
 		}
 	}
 	if r.behind || !r.claims.mine(0, s.cfg.Now()) {
-		return r.again, nil
+		return r.again, below, nil
 	}
 	if s.signer != nil {
 		if err := s.dropCheckpoints(ctx, fromMillis(int64(below))); err != nil {
-			return false, err
+			return false, below, err
 		}
 	}
-	return false, r.dropShared(ctx, from, below)
+	return false, below, r.dropShared(ctx, from, below)
 }
 
 // mine tells whether this process is the one that trims.

@@ -150,6 +150,40 @@ func (s *Store) checkpointsOf(ctx context.Context, from, below uint64) (src Chec
 	}
 }
 
+// Retained is how far this process has got with archiving and dropping what is older than events are kept.
+type Retained struct {
+	// Mine: it is this process that does it. Else the rest says nothing.
+	Mine bool
+	// Behind is by how much the oldest entry that is still there is older than those that are kept; 0: none is.
+	Behind time.Duration
+	// Failure is what the last attempt failed with; nil: it did not.
+	Failure error
+}
+
+// tell keeps what became of a round, in which everything older than below was due. below 0: it did not get so far.
+func (r *retainer) tell(mine bool, below uint64, more bool, err error) {
+	now := Retained{Mine: mine, Failure: err}
+	before := r.told.Load()
+	switch {
+	case below > 0 && (err != nil || more || r.behind) && r.oldest < below:
+		now.Behind = time.Duration(below-r.oldest) * time.Millisecond
+	case below == 0 && err != nil && before != nil:
+		now.Mine, now.Behind = mine || before.Mine, before.Behind
+	}
+	r.told.Store(&now)
+}
+
+// Retained tells of the last round; the zero value: there was none, or events are kept for good.
+func (s *Store) Retained() Retained {
+	if s.retainer == nil {
+		return Retained{}
+	}
+	if told := s.retainer.told.Load(); told != nil {
+		return *told
+	}
+	return Retained{}
+}
+
 // TrimFailure is why old events could not be dropped when that was tried last; nil: they could.
 func (s *Store) TrimFailure() error {
 	if failure := s.trimFailure.Load(); failure != nil {

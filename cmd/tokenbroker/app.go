@@ -53,6 +53,7 @@ type app struct {
 	stopSeals func()
 	sinks     *auditSinks
 	stopSinks func()
+	stopTrail func()
 
 	keysetFile keysetFile
 	outage     *outage
@@ -115,6 +116,9 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	if a.stopSinks, err = watchSinks(a.store, a.sinks.gate, time.Now); err != nil {
+		return err
+	}
+	if a.stopTrail, err = watchTrail(a.store, time.Now); err != nil {
 		return err
 	}
 	if a.registry, err = providers.New(providers.Config{
@@ -369,7 +373,7 @@ func (a *app) revokeOrphan(ctx context.Context, conn broker.Connection, grant br
 
 // close releases what newApp made, the users of a thing before the thing.
 func (a *app) close() {
-	for _, stop := range []func(){a.stopSpool, a.stopSeals, a.stopSinks} {
+	for _, stop := range []func(){a.stopSpool, a.stopSeals, a.stopSinks, a.stopTrail} {
 		if stop != nil {
 			stop()
 		}

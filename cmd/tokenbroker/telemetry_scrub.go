@@ -13,7 +13,7 @@ import (
 // package broker's, the rest are the semantic conventions'. Their values come from the configuration or from short lists.
 // Everything else is dropped, url.path (consent links, subjects), client.address and exception.message among it (threats.md, 25 and 27).
 var exportedKeys = map[attribute.Key]bool{
-	"change": true, "check": true, "connector": true, "event": true, "key": true, "limit": true, "outcome": true, "required": true, "sink": true, "state": true, "status": true, "trouble": true,
+	"change": true, "check": true, "connector": true, "event": true, "key": true, "limit": true, "outcome": true, "place": true, "required": true, "sink": true, "state": true, "status": true, "trouble": true,
 	"http.request.method": true, "http.route": true, "http.response.status_code": true, "url.scheme": true,
 	"http.request.body.size": true, "http.response.body.size": true, "network.protocol.version": true,
 	"error.type": true, "exception.type": true,

@@ -63,7 +63,8 @@ func TestAlerts(t *testing.T) {
 	}
 
 	r := newRig(t, shortLived(2*time.Second))
-	r.writeConfig("audit: {sinks: [{file: some.jsonl}, {file: all.jsonl, required: true}]}\n")
+	r.run("audit", "key", "--create", "--file", filepath.Join(r.dir, "audit-key.json"), "--kek", "env:TOKENBROKER_KEK")
+	r.writeConfig("audit: {signing_key: audit-key.json, checkpoint_every: 1s, retention: {age: 90d}, sinks: [{file: some.jsonl}, {file: all.jsonl, required: true}]}\n")
 	p := r.start()
 	c := p.api(r.key)
 	c.connect(newBrowser(t), "alice")
@@ -71,9 +72,12 @@ func TestAlerts(t *testing.T) {
 	r.settings(time.Hour)
 	c.token("alice")
 	var metrics string
-	r.eventually(20*time.Second, "the sink has had its first events", func() error {
-		if metrics = string(p.get(p.ops + "/metrics")); !strings.Contains(metrics, "\ntokenbroker_audit_sink_lag_seconds{") {
-			return errors.New("no lag of a sink")
+	r.eventually(20*time.Second, "the sink has had its first events, and the first checkpoint is made", func() error {
+		metrics = string(p.get(p.ops + "/metrics"))
+		for _, name := range []string{"tokenbroker_audit_sink_lag_seconds", "tokenbroker_audit_checkpoint_age_seconds", "tokenbroker_audit_retention_behind_seconds"} {
+			if !strings.Contains(metrics, "\n"+name) {
+				return errors.New("no " + name)
+			}
 		}
 		return nil
 	})
