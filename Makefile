@@ -129,6 +129,11 @@ flood: deps ## Flood the broker with 100,000 consents and a million callbacks by
 	@mkdir -p deploy/bench
 	FLOOD_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-flood.md" $(GO) test -tags scale -count=1 -v -timeout 60m -run '^TestFloodAtFullSize$$' ./cmd/tokenbroker/e2e
 
+.PHONY: sinks
+sinks: deps ## Measure what places that get each event cost a token, three minutes on a quiet machine; report to deploy/bench.
+	@mkdir -p deploy/bench
+	SINKS_REPORT="$(CURDIR)/deploy/bench/$$(date -u +%F)-sinks.md" $(GO) test -tags scale -count=1 -v -timeout 60m -run '^TestSinksAtScale$$' ./cmd/tokenbroker/e2e
+
 .PHONY: bench
 BENCH ?=
 bench: ## Measure the broker against the bare reference server, about a quarter of an hour on a quiet machine; report to deploy/bench. BENCH holds flags, such as --quick.
