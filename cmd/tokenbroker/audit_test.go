@@ -4,10 +4,13 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tokenbroker/vault/vaulttest"
 )
@@ -105,6 +108,42 @@ func TestThreat71PublishedCheckpoints(t *testing.T) {
 	if status != exitFound || !strings.Contains(stderr, "tampered") || !strings.Contains(stderr, "nothing is left of a stream") || !strings.Contains(stdout, "1 line of elsewhere.jsonl") {
 		t.Errorf("status %d, stdout %q, stderr %q", status, stdout, stderr)
 	}
+}
+
+// TestCheckpointGauges: /metrics says which place lacks checkpoints, and how old the newest one is where it is.
+func TestCheckpointGauges(t *testing.T) {
+	t.Parallel()
+	s, _ := signedSite(t, vaulttest.StartRedis(t).URL(), "")
+	text, err := os.ReadFile(filepath.Join(s.dir, "config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("config.yaml", strings.Replace(string(text), "file: checkpoints.jsonl", "file: later/checkpoints.jsonl", 1))
+	p := s.serve()
+	if status, body := p.post("/v1/consents", `{"connector":"files","subject":"ann","scopes":["files.read"]}`); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, body)
+	}
+	says := func(lines ...string) {
+		t.Helper()
+		var metrics string
+		for end := time.Now().Add(2 * patience); ; time.Sleep(50 * time.Millisecond) {
+			if _, metrics = p.get(p.ops+"/metrics", ""); !slices.ContainsFunc(lines, func(line string) bool { return !regexp.MustCompile("(?m)^" + line).MatchString(metrics) }) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("it lacks one of %q:\n%s", lines, metrics)
+			}
+		}
+	}
+	const failing, age = "tokenbroker_audit_checkpoint_failing", "tokenbroker_audit_checkpoint_age_seconds"
+	says(failing+`{.*place="file checkpoints.jsonl".*} 1`, failing+`{.*place="redis".*} 0`, failing+`{.*place="signing".*} 0`, age+`{.*place="redis".*} [0-9]`)
+	if _, metrics := p.get(p.ops+"/metrics", ""); regexp.MustCompile(age+`{.*place="file`).MatchString(metrics) {
+		t.Error("a checkpoint that is not there has an age")
+	}
+	if err := os.Mkdir(filepath.Join(s.dir, "later"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	says(failing+`{.*place="file checkpoints.jsonl".*} 0`, age+`{.*place="file checkpoints.jsonl".*} [0-9]`)
 }
 
 // TestAuditKeys: keys can be added, the old ones still verify, and nothing but the public halves is ever printed.

@@ -43,8 +43,14 @@ func testArchive(r *rig) {
 	if _, err := trimmer.TrimTrail(r.ctx()); !errors.Is(err, full) || r.raw("XLEN", t.stream) != "9" {
 		r.Errorf("without a place: %v, %s entries are left", err, r.raw("XLEN", t.stream))
 	}
+	if at := trimmer.Retained(); !at.Mine || !errors.Is(at.Failure, full) || at.Behind < 270*24*time.Hour || at.Behind > 276*24*time.Hour {
+		r.Errorf("without a place it says: %+v", at)
+	}
 	fail = nil
 	r.trimmed(trimmer)
+	if at := trimmer.Retained(); !at.Mine || at.Failure != nil || at.Behind != 0 {
+		r.Errorf("with a place it says: %+v", at)
+	}
 	trimmer.Close()
 	if r.raw("XLEN", t.stream) != "0" || len(files) == 0 {
 		r.Fatalf("%s entries are left, %d files", r.raw("XLEN", t.stream), len(files))

@@ -363,13 +363,16 @@ func testPublishing(r *rig) {
 		t.write(one, 1)
 		r.within(10*time.Second, "a checkpoint waits", func() bool { return one.Published()[1].Waiting > n })
 	}
-	if at := one.Published()[1]; at.Failure == nil || at.Oldest.IsZero() {
+	if at := one.Published()[1]; at.Failure == nil || at.Oldest.IsZero() || !at.Last.IsZero() {
 		r.Errorf("it does not say so: %+v", at)
 	}
 	s.paper.mu.Lock()
 	s.paper.fail = nil
 	s.paper.mu.Unlock()
 	r.within(20*time.Second, "all are published", func() bool { return one.Published()[1].Waiting == 0 })
+	if at := one.Published()[1]; at.Failure != nil || time.Since(at.Last) > time.Minute {
+		r.Errorf("it does not say that they are: %+v", at)
+	}
 	cancel()
 	running.Wait()
 	one.Close()
