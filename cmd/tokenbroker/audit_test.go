@@ -137,7 +137,7 @@ func TestCheckpointGauges(t *testing.T) {
 	}
 	const failing, age = "tokenbroker_audit_checkpoint_failing", "tokenbroker_audit_checkpoint_age_seconds"
 	says(failing+`{.*place="file checkpoints.jsonl".*} 1`, failing+`{.*place="redis".*} 0`, failing+`{.*place="signing".*} 0`, age+`{.*place="redis".*} [0-9]`)
-	if _, metrics := p.get(p.ops+"/metrics", ""); regexp.MustCompile(age+`{.*place="file`).MatchString(metrics) {
+	if _, metrics := p.get(p.ops+"/metrics", ""); regexp.MustCompile(age + `{.*place="file`).MatchString(metrics) {
 		t.Error("a checkpoint that is not there has an age")
 	}
 	if err := os.Mkdir(filepath.Join(s.dir, "later"), 0o700); err != nil {
