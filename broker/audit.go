@@ -45,6 +45,7 @@ const (
 	EventOperatorJobPaused      EventType = "operator.job_paused"
 	EventOperatorJobResumed     EventType = "operator.job_resumed"
 	EventOperatorJobEnded       EventType = "operator.job_ended"
+	EventOperatorJobRate        EventType = "operator.job_rate"
 	EventTrailTrimmed           EventType = "audit.trimmed" // older events of the tenant are dropped
 )
 

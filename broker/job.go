@@ -18,6 +18,8 @@ type jobKind struct {
 	// step may be done again, here or elsewhere, after a crash: what it does must come to the same then. It ends early, with what
 	// it has done, when the context does. An error leaves the job where it was, and the step is tried again after a while.
 	step func(ctx context.Context, job Job) (jobStep, error)
+	// mostRate bounds Job.Rate; 0: the kind has no rate.
+	mostRate int
 }
 
 // jobStep is what a step came to.
@@ -40,7 +42,7 @@ func (s *Service) jobKind(kind JobKind) (jobKind, bool) {
 	case JobVerify:
 		return jobKind{permit: PermitExport, step: s.verifyTrail}, true
 	case JobRevokeAll:
-		return jobKind{permit: PermitStopAll, step: s.stepRevokeAll}, true
+		return jobKind{permit: PermitStopAll, step: s.stepRevokeAll, mostRate: MaxRevokeRate}, true
 	default:
 		return jobKind{}, false
 	}
@@ -175,6 +177,7 @@ const (
 	JobPause  JobAction = "pause"
 	JobResume JobAction = "resume"
 	JobCancel JobAction = "cancel"
+	JobRate   JobAction = "rate" // by ChangeJobRate
 )
 
 // MayJobAction tells whether the action means anything for the job as it is.
@@ -186,12 +189,55 @@ func MayJobAction(job Job, action JobAction) bool {
 		return job.State == JobPaused
 	case JobCancel:
 		return !job.State.Ended()
+	case JobRate:
+		return !job.State.Ended() && job.Rate > 0
 	}
 	return false
 }
 
 // ChangeJob pauses, resumes or cancels a job. What a step has begun is finished. The same again changes nothing.
 func (s *Service) ChangeJob(ctx context.Context, op Operator, id string, action JobAction, reason string) (Job, error) {
+	return s.changeJob(ctx, op, id, reason, func(job *Job, entry *Entry) (bool, error) {
+		if !MayJobAction(*job, action) {
+			return false, nil // it ended meanwhile, or somebody was faster
+		}
+		switch now := s.cfg.Now().UTC(); action {
+		case JobPause:
+			job.State, entry.Type = JobPaused, EventOperatorJobPaused
+		case JobResume:
+			if err := s.roomForJob(ctx, op, *job); err != nil {
+				return false, err
+			}
+			job.State, job.Troubles, entry.Type = JobQueued, 0, EventOperatorJobResumed
+		case JobCancel:
+			job.State, job.EndedAt, job.Result, entry.Type = JobCancelled, now, "cancelled by "+op.ID+": "+entry.Reason, EventOperatorJobEnded
+			entry.Outcome += " " + string(JobCancelled)
+		default:
+			return false, Errorf(CodeInvalidRequest, "there is no such action")
+		}
+		return true, nil
+	})
+}
+
+// ChangeJobRate makes a job do so many pieces of work a second at most, from its next step on: within a second or two, wherever it
+// runs. Nothing of what is under way is lost. The same rate again changes nothing.
+func (s *Service) ChangeJobRate(ctx context.Context, op Operator, id string, rate int, reason string) (Job, error) {
+	return s.changeJob(ctx, op, id, reason, func(job *Job, entry *Entry) (bool, error) {
+		if !MayJobAction(*job, JobRate) || job.Rate == rate {
+			return false, nil
+		}
+		if kind, _ := s.jobKind(job.Kind); rate < 1 || rate > kind.mostRate {
+			return false, Errorf(CodeInvalidRequest, "the rate is 1 to %d a second", kind.mostRate)
+		}
+		entry.Type, entry.Reason = EventOperatorJobRate, firstBytes(fmt.Sprintf("%d to %d a second: %s", job.Rate, rate, entry.Reason), maxReason)
+		job.Rate = rate
+		return true, nil
+	})
+}
+
+// changeJob does with the job what change says, which is asked again where the run wrote meanwhile: what that did counts all the same.
+// change completes what is put on record; false: there is nothing to do.
+func (s *Service) changeJob(ctx context.Context, op Operator, id, reason string, change func(job *Job, entry *Entry) (bool, error)) (Job, error) {
 	job, err := s.GetJob(ctx, op, id)
 	if err != nil {
 		return Job{}, err
@@ -201,21 +247,9 @@ func (s *Service) ChangeJob(ctx context.Context, op Operator, id string, action 
 	}
 	recorded := false
 	for range releaseAttempts {
-		if !MayJobAction(job, action) {
-			return job, nil // it ended meanwhile, or somebody was faster
-		}
 		entry := Entry{Tenant: job.Tenant, Connector: job.Connector, Outcome: string(job.Kind), Reason: reason}
-		switch now := s.cfg.Now().UTC(); action {
-		case JobPause:
-			job.State, entry.Type = JobPaused, EventOperatorJobPaused
-		case JobResume:
-			if err := s.roomForJob(ctx, op, job); err != nil {
-				return Job{}, err
-			}
-			job.State, job.Troubles, entry.Type = JobQueued, 0, EventOperatorJobResumed
-		case JobCancel:
-			job.State, job.EndedAt, job.Result, entry.Type = JobCancelled, now, "cancelled by "+op.ID+": "+reason, EventOperatorJobEnded
-			entry.Outcome += " " + string(JobCancelled)
+		if something, err := change(&job, &entry); err != nil || !something {
+			return job, err
 		}
 		job.UpdatedAt = s.cfg.Now().UTC()
 		if !recorded {

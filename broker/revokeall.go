@@ -146,18 +146,28 @@ func (s *Service) stepRevokeAll(ctx context.Context, job Job) (jobStep, error) {
 		step.wait, step.progress.Note = wait, "the provider asked to wait"
 		return step, nil
 	}
-	began, size := s.cfg.Now(), len(at.Batch)
-	left, throttled, err := s.revokeBatch(ctx, job, &at, &step.progress)
+	// A second's worth: the batch may have been made while the rate was higher.
+	began, size := s.cfg.Now(), min(len(at.Batch), max(1, job.Rate))
+	later := at.Batch[size:]
+	left, throttled, err := s.revokeBatch(ctx, job, &at, at.Batch[:size], &step.progress)
 	if err != nil {
 		return step, err
 	}
-	if at.Batch, at.Until = left, 0; len(left) > 0 {
+	if at.Batch, at.Until = append(left, later...), 0; len(left) > 0 {
 		at.Tries++
 		step.wait = min(max(throttled, time.Second), revokePauseMost)
 		at.Until, step.progress.Note = s.cfg.Now().Add(step.wait).UnixMilli(), "the provider throttles or does not answer: it is asked again soon"
 		return step.at(at)
 	}
 	if at.Tries = 0; ctx.Err() != nil {
+		return step.at(at)
+	}
+	// So many a second, however fast the provider is.
+	rest := func() time.Duration {
+		return began.Add(time.Second * time.Duration(size) / time.Duration(max(1, job.Rate))).Sub(s.cfg.Now())
+	}
+	if len(later) > 0 {
+		step.wait = rest()
 		return step.at(at)
 	}
 	more, err := s.nextBatch(ctx, job, &at)
@@ -173,8 +183,7 @@ func (s *Service) stepRevokeAll(ctx context.Context, job Job) (jobStep, error) {
 		}
 	}
 	step.progress.Total = max(step.progress.Total, step.progress.Done+step.progress.Failed+int64(len(at.Batch)))
-	// So many a second, however fast the provider is.
-	step.wait = began.Add(time.Second * time.Duration(size) / time.Duration(max(1, job.Rate))).Sub(s.cfg.Now())
+	step.wait = rest()
 	return step.at(at)
 }
 
@@ -282,10 +291,9 @@ func tenantBehind(classes []ClassCount, tenant string) string {
 	return next
 }
 
-// revokeBatch ends the connections of at.Batch, no faster than the job's rate. left are those whose provider throttled or did not
+// revokeBatch ends the connections of batch, the next of at.Batch, no faster than the job's rate. left are those whose provider throttled or did not
 // answer, if it is given time, and throttled how long it wants.
-func (s *Service) revokeBatch(ctx context.Context, job Job, at *revokePosition, progress *JobProgress) (left []revokeItem, throttled time.Duration, err error) {
-	batch := at.Batch
+func (s *Service) revokeBatch(ctx context.Context, job Job, at *revokePosition, batch []revokeItem, progress *JobProgress) (left []revokeItem, throttled time.Duration, err error) {
 	if at.Tries < revokeBatchTries {
 		ctx = context.WithValue(ctx, patientKey{}, true)
 	}

@@ -66,6 +66,7 @@ var boardNotices = map[string]string{
 	"job_started":         "Started. It goes on by itself.",
 	"job_pause":           "Paused. What was under way is finished.",
 	"job_resume":          "Resumed.",
+	"job_rate":            "The new rate holds from the next step on.",
 	"job_cancel":          "Cancelled. What was under way is finished.",
 	"refreshed":           "Refreshed: the provider gave a new token.",
 	"revoked":             "Revoked here and at the provider.",

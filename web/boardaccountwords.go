@@ -80,6 +80,7 @@ var eventWords = map[broker.EventType]string{
 	broker.EventOperatorJobPaused:      "An operator pauses a job",
 	broker.EventOperatorJobResumed:     "An operator resumes a job",
 	broker.EventOperatorJobEnded:       "A job ended",
+	broker.EventOperatorJobRate:        "An operator changes a job's rate",
 	broker.EventTrailTrimmed:           "Older events are dropped",
 	broker.EventOperatorViewed:         "Looked at by an operator",
 	broker.EventOperatorRevoked:        "An operator revokes",

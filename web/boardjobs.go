@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/url"
@@ -21,6 +22,8 @@ type OperatorJobs interface {
 	GetJob(ctx context.Context, op broker.Operator, id string) (broker.Job, error)
 	// ChangeJob pauses, resumes or cancels one.
 	ChangeJob(ctx context.Context, op broker.Operator, id string, action broker.JobAction, reason string) (broker.Job, error)
+	// ChangeJobRate makes one do so many pieces of work a second at most.
+	ChangeJobRate(ctx context.Context, op broker.Operator, id string, rate int, reason string) (broker.Job, error)
 	// RevokeAll starts the job that ends all connections of a tenant or a connector, and CountRevokeAll counts them before.
 	RevokeAll(ctx context.Context, op broker.Operator, req broker.RevokeAllRequest, once string) (broker.Job, error)
 	CountRevokeAll(ctx context.Context, op broker.Operator, req broker.RevokeAllRequest) (int, error)
@@ -107,37 +110,63 @@ func (w *Web) jobs(c echo.Context, b *board) error {
 
 type jobPage struct {
 	*board
-	jobView
-	Actions []actionLink
-	// Follow is the address of the page that loads itself anew, and Following says that this is it.
+	View jobNow
+	At   moment
+	// Live is the address of the page's stream; "": nothing more becomes of the job. Refresh is the page's own.
+	Live, Refresh string
+	// Follow is the address of the page that loads itself anew, and Following says that this is it: for browsers without scripts.
 	Follow    string
 	Following bool
+}
+
+// jobNow is what is drawn anew while the page is open.
+type jobNow struct {
+	jobView
+	Actions []actionLink
+}
+
+func jobNowOf(j broker.Job) jobNow {
+	now := jobNow{jobView: viewOfJob(j)}
+	for _, a := range jobActions {
+		if broker.MayJobAction(j, a.action) {
+			now.Actions = append(now.Actions, actionLink{Title: a.title, Address: now.Address + "/" + string(a.action), Danger: a.danger})
+		}
+	}
+	return now
 }
 
 // followSeconds is after how many seconds a followed page is loaded anew.
 const followSeconds = "3"
 
-// job is GET /dashboard/jobs/ID. Where the operator asks for that, the browser loads it anew until the job has ended: the header
-// works without a script.
+// job is GET /dashboard/jobs/ID. Its stream keeps it up to date. Where the operator asks for that, the browser loads it anew until the
+// job has ended: the header works without a script.
 func (w *Web) job(c echo.Context, b *board) error {
 	j, err := w.cfg.Service.GetJob(b.ctx, b.Op, c.Param("id"))
 	if err != nil {
 		return err
 	}
-	page := jobPage{board: b, jobView: viewOfJob(j)}
-	page.Title = page.What
-	for _, a := range jobActions {
-		if broker.MayJobAction(j, a.action) {
-			page.Actions = append(page.Actions, actionLink{Title: a.title, Address: page.Address + "/" + string(a.action), Danger: a.danger})
-		}
-	}
-	if !page.Over {
-		page.Follow = page.Address + "?follow=1"
+	page := jobPage{board: b, View: jobNowOf(j), At: clockOf(w.cfg.Now())}
+	page.Title = page.View.What
+	if !page.View.Over {
+		page.Refresh = page.View.Address
+		page.Follow = page.Refresh + "?follow=1"
 		if page.Following = c.QueryParam("follow") == "1"; page.Following {
 			c.Response().Header().Set("Refresh", followSeconds)
+		} else {
+			page.Live = page.Refresh + "/live"
+			c.Response().Header().Set("Content-Security-Policy", w.policy(areaLive)) // it asks for its stream
 		}
 	}
 	return w.render(c, http.StatusOK, "board-job", page)
+}
+
+// liveJob is GET /dashboard/jobs/ID/live. It ends with the job.
+func (w *Web) liveJob(c echo.Context, _ *board) (liveLook, error) {
+	id := c.Param("id")
+	return func(ctx context.Context, op broker.Operator, _ bool) (liveTurn, error) {
+		j, err := w.cfg.Service.GetJob(ctx, op, id)
+		return liveTurn{page: "board-job", part: "job-live", view: jobNowOf(j), at: clockOf(w.cfg.Now()), ended: j.State.Ended()}, err
+	}, nil
 }
 
 type jobAction struct {
@@ -149,6 +178,7 @@ type jobAction struct {
 
 var jobActions = []jobAction{
 	{action: broker.JobPause, title: "Pause", button: "Pause the job", happens: "What is under way is finished. The job waits until somebody resumes it."},
+	{action: broker.JobRate, title: "Change the rate", button: "Change the rate", happens: "It holds from the next step on, within a second or two, on whichever replica does the job. A provider that asks to wait is waited for all the same."},
 	{action: broker.JobResume, title: "Resume", button: "Resume the job", happens: "It goes on where it stopped."},
 	{action: broker.JobCancel, title: "Cancel", button: "Cancel the job", danger: true, happens: "What is under way is finished, and what was done stays done. The job can't be resumed; another one can be started."},
 }
@@ -159,14 +189,17 @@ type jobAsk struct {
 	Heading, Button, Happens string
 	Danger                   bool
 	Action, Problem, Given   string
+	// NewRate is what the form has as the rate, of at most Most; "": it asks for none.
+	NewRate string
+	Most    int
 }
 
 // askJob is GET /dashboard/jobs/ID/ACTION.
 func (w *Web) askJob(c echo.Context, b *board) error {
-	return w.showJobAsk(c, b, http.StatusOK, "", "")
+	return w.showJobAsk(c, b, http.StatusOK, "", "", "")
 }
 
-func (w *Web) showJobAsk(c echo.Context, b *board, status int, problem, reason string) error {
+func (w *Web) showJobAsk(c echo.Context, b *board, status int, problem, reason, rate string) error {
 	j, err := w.cfg.Service.GetJob(b.ctx, b.Op, c.Param("id"))
 	if err != nil {
 		return err
@@ -181,6 +214,10 @@ func (w *Web) showJobAsk(c echo.Context, b *board, status int, problem, reason s
 	}
 	page := jobAsk{board: b, jobView: row, Heading: a.title + " this job", Button: a.button, Happens: a.happens, Danger: a.danger, Action: row.Address + "/" + string(a.action), Problem: problem, Given: plain(reason)}
 	page.Title = page.Heading
+	if a.action == broker.JobRate {
+		page.Heading = "Change the rate of this job"
+		page.NewRate, page.Most = cmp.Or(rate, strconv.Itoa(j.Rate)), broker.MaxRevokeRate
+	}
 	return w.render(c, status, "board-job-ask", page)
 }
 
@@ -190,14 +227,29 @@ func (w *Web) changeJob(c echo.Context, b *board, form func(string) string) erro
 	if !slices.ContainsFunc(jobActions, func(a jobAction) bool { return a.action == action }) {
 		return w.show(c, areaDashboard, noSuchPage)
 	}
-	j, err := w.cfg.Service.ChangeJob(b.ctx, b.Op, c.Param("id"), action, reason)
+	var j broker.Job
+	var err error
+	if action == broker.JobRate {
+		j, err = w.cfg.Service.ChangeJobRate(b.ctx, b.Op, c.Param("id"), rateOf(form), reason)
+	} else {
+		j, err = w.cfg.Service.ChangeJob(b.ctx, b.Op, c.Param("id"), action, reason)
+	}
 	if err == nil {
 		return c.Redirect(http.StatusSeeOther, viewOfJob(j).Address+"?notice=job_"+string(action))
 	}
 	if problem, status, again := boardProblem(err); again {
-		return w.showJobAsk(c, b, status, problem, reason)
+		return w.showJobAsk(c, b, status, problem, reason, plain(form("rate")))
 	}
 	return err
+}
+
+// rateOf reads the rate of a form; -1, which is refused with the words for it, where that is none.
+func rateOf(form func(string) string) int {
+	rate, err := strconv.Atoi(strings.TrimSpace(form("rate")))
+	if err != nil || rate < 1 {
+		return -1
+	}
+	return rate
 }
 
 // revokeAllPage asks what to end, then whether.
@@ -265,10 +317,7 @@ func (w *Web) showRevokeAll(c echo.Context, b *board, status int, problem, reaso
 // startRevokeAll is POST /dashboard/revoke-all.
 func (w *Web) startRevokeAll(c echo.Context, b *board, form func(string) string) error {
 	req := broker.RevokeAllRequest{Tenant: c.QueryParam("tenant"), Connector: c.QueryParam("connector"), Reason: strings.TrimSpace(form("reason"))}
-	var err error
-	if req.Rate, err = strconv.Atoi(strings.TrimSpace(form("rate"))); err != nil || req.Rate < 1 {
-		req.Rate = -1 // refused, with the words for it
-	}
+	req.Rate = rateOf(form)
 	j, err := w.cfg.Service.RevokeAll(b.ctx, b.Op, req, form("once"))
 	if err == nil {
 		return c.Redirect(http.StatusSeeOther, viewOfJob(j).Address+"?notice=job_started")

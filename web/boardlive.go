@@ -16,8 +16,7 @@ import (
 	"tokenbroker/broker"
 )
 
-// The overview stays up to date while it is open: GET /dashboard/live is a stream of server-sent events that brings its moving part
-// whenever that has changed. Each turn asks for the session and the permission again, and does not count as using the session: a page
+// Some pages stay up to date while they are open: a stream of server-sent events brings the moving part whenever that has changed. Each turn asks for the session and the permission again, and does not count as using the session: a page
 // that nobody looks at must not keep anybody signed in.
 
 const (
@@ -78,44 +77,61 @@ func (l *liveStream) whileServing(ctx context.Context) (context.Context, func())
 	return ctx, func() { unbind(); cancel() }
 }
 
-// live is GET /dashboard/live. It is no page, so it asks for session and permission without counting as use of the session.
-func (w *Web) live(c echo.Context) error {
-	if w.sessions == nil {
-		return w.dashboardOff(c)
+// liveLook looks once at what a stream shows; again: the page is open already, and its first look is on record where looks are.
+type liveLook func(ctx context.Context, op broker.Operator, again bool) (liveTurn, error)
+
+// liveTurn is what was seen: the data of the template part of page, without the time of day, which is at.
+type liveTurn struct {
+	page, part string
+	view       any
+	at         moment
+	ended      bool // nothing more becomes of it
+}
+
+// live answers with a stream for whoever has the permission somewhere; begin reads what is asked for. It is no page, so it asks for
+// session and permission without counting as use of the session.
+func (w *Web) live(p broker.Permission, begin func(c echo.Context, b *board) (liveLook, error)) handler {
+	return func(c echo.Context) error {
+		if w.sessions == nil {
+			return w.dashboardOff(c)
+		}
+		asking, stop := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
+		defer stop()
+		session, err := w.sessions.peek(c.Request().WithContext(asking))
+		if err != nil {
+			return err
+		}
+		op, ok := w.operator(c, session)
+		switch {
+		case !ok:
+			return w.askToSignIn(c)
+		case !op.MaySomewhere(p):
+			return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this page")
+		}
+		look, err := begin(c, w.board(c, asking, session, op))
+		if err != nil {
+			return err
+		}
+		if !w.streams.enter(op.ID) {
+			return &broker.Error{Code: broker.CodeSlowDown, Description: "too many pages are open", RetryAfter: time.Minute, Cause: errGuessing}
+		}
+		defer w.streams.leave(op.ID)
+		// A look of its own: whoever asks for the stream need not have seen the page.
+		turn, err := look(asking, op, false)
+		if err != nil {
+			return err
+		}
+		return w.stream(c, look, turn)
 	}
-	asking, stop := w.begin(c.Request().Context(), c.Request(), w.cfg.PageTimeout)
-	defer stop()
-	session, err := w.sessions.peek(c.Request().WithContext(asking))
-	if err != nil {
-		return err
-	}
-	op, ok := w.operator(c, session)
-	switch {
-	case !ok:
-		return w.askToSignIn(c)
-	case !op.MaySomewhere(broker.PermitOverview):
-		return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this page")
-	}
-	b := w.board(c, asking, session, op)
-	page, err := w.overviewPage(c, b)
-	if err != nil {
-		return err
-	}
-	operator := b.Op.ID
-	if !w.streams.enter(operator) {
-		return &broker.Error{Code: broker.CodeSlowDown, Description: "too many pages are open", RetryAfter: time.Minute, Cause: errGuessing}
-	}
-	defer w.streams.leave(operator)
-	// It is recorded as a look of its own: whoever asks for the stream need not have seen the page.
-	view, err := w.cfg.Service.Overview(b.ctx, b.Op, page.Tenant, broker.Span(page.Span))
-	if err != nil {
-		return err
-	}
+}
+
+// stream sends that turn, and others every few seconds.
+func (w *Web) stream(c echo.Context, look liveLook, turn liveTurn) error {
 	h := c.Response().Header()
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("X-Accel-Buffering", "no") // proxies of the nginx family would keep it back
 	c.Response().WriteHeader(http.StatusOK)
-	s := &liveTurns{w: w, c: c, page: page, control: http.NewResponseController(c.Response())}
+	s := &liveTurns{w: w, c: c, control: http.NewResponseController(c.Response())}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), liveLife)
 	defer cancel()
 	if err := s.send("hello", "", liveEvery); err != nil {
@@ -124,8 +140,12 @@ func (w *Web) live(c echo.Context) error {
 	ticker := time.NewTicker(liveEvery)
 	defer ticker.Stop()
 	for {
-		if err := s.show(b.Op, view); err != nil {
+		if err := s.show(turn); err != nil {
 			return s.end(ctx, err)
+		}
+		if turn.ended {
+			_ = s.send("ended", "", 0)
+			return nil
 		}
 		if !strings.Contains(c.Request().Header.Get("Accept"), "text/event-stream") {
 			return nil // no browser's EventSource: what a stream begins with is all that it gets
@@ -137,17 +157,40 @@ func (w *Web) live(c echo.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		if view, b.Op, err = s.look(ctx); err != nil {
+		var err error
+		if turn, err = s.look(ctx, look); err != nil {
 			return s.end(ctx, err)
 		}
 	}
+}
+
+// liveOverview is GET /dashboard/live.
+func (w *Web) liveOverview(c echo.Context, b *board) (liveLook, error) {
+	page, err := w.overviewPage(c, b)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, op broker.Operator, again bool) (liveTurn, error) {
+		ask := w.cfg.Service.Overview
+		if again {
+			ask = w.cfg.Service.OverviewAgain
+		}
+		o, err := ask(ctx, op, page.Tenant, broker.Span(page.Span))
+		if err != nil {
+			return liveTurn{}, err
+		}
+		view := w.overviewView(op, o)
+		turn := liveTurn{page: "board-overview", part: "overview-live", at: view.At}
+		view.At = moment{}
+		turn.view = view
+		return turn, nil
+	}, nil
 }
 
 // liveTurns is one stream.
 type liveTurns struct {
 	w       *Web
 	c       echo.Context
-	page    overviewPage
 	control *http.ResponseController
 	shown   uint64 // a digest of what was sent last
 }
@@ -156,29 +199,25 @@ type liveTurns struct {
 var errSignedOut = errors.New("the session is over")
 
 // look is a turn: who asks is looked at first.
-func (s *liveTurns) look(ctx context.Context) (broker.Overview, broker.Operator, error) {
+func (s *liveTurns) look(ctx context.Context, look liveLook) (liveTurn, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.w.cfg.PageTimeout)
 	defer cancel()
 	session, err := s.w.sessions.peek(s.c.Request().WithContext(ctx))
 	if err != nil {
-		return broker.Overview{}, broker.Operator{}, err
+		return liveTurn{}, err
 	}
 	op, ok := s.w.operator(s.c, session)
 	if !ok {
-		return broker.Overview{}, op, errSignedOut
+		return liveTurn{}, errSignedOut
 	}
-	o, err := s.w.cfg.Service.OverviewAgain(ctx, op, s.page.Tenant, broker.Span(s.page.Span))
-	return o, op, err
+	return look(ctx, op, true)
 }
 
 // show sends the part anew if it differs from what was sent last in more than the time of day, else just that.
-func (s *liveTurns) show(op broker.Operator, o broker.Overview) error {
-	view := s.w.overviewView(op, o)
-	at := view.At
-	view.At = moment{}
+func (s *liveTurns) show(turn liveTurn) error {
 	var part bytes.Buffer
-	if err := s.w.pages["board-overview"].ExecuteTemplate(&part, "overview-live", view); err != nil {
-		return fmt.Errorf("render the overview: %w", err)
+	if err := s.w.pages[turn.page].ExecuteTemplate(&part, turn.part, turn.view); err != nil {
+		return fmt.Errorf("render %s: %w", turn.part, err)
 	}
 	digest := fnv.New64a()
 	_, _ = digest.Write(part.Bytes())
@@ -188,7 +227,7 @@ func (s *liveTurns) show(op broker.Operator, o broker.Overview) error {
 			return err
 		}
 	}
-	return s.send("at", at.Shown, 0)
+	return s.send("at", turn.at.Shown, 0)
 }
 
 // send writes an event, and how long to wait before asking again when the stream breaks.
@@ -225,6 +264,6 @@ func (s *liveTurns) end(ctx context.Context, err error) error {
 		_ = s.send("over", "", 0)
 		return nil
 	}
-	s.w.cfg.Log.WarnContext(ctx, "the live overview ended", "error", err)
+	s.w.cfg.Log.WarnContext(ctx, "a live page of the dashboard ended", "error", err)
 	return nil // the page comes again
 }

@@ -96,6 +96,7 @@ func TestSwitchesPage(t *testing.T) {
 
 func TestJobPages(t *testing.T) {
 	s := switchable(newSite(t, public, withClients))
+	jobs := webtest.JobSamples(made)
 	s.signIn()
 	contains(t, body(t, s.get("/dashboard/jobs")), "End all connections to slack of tenant acme", "120 of 300", "End all connections to slack<", "300 connections ended; 300 revoked at the provider.", `href="/dashboard/jobs/job-paused"`, "&lt;b&gt;wrong")
 	res := s.get("/dashboard/jobs/job-running")
@@ -112,6 +113,24 @@ func TestJobPages(t *testing.T) {
 		t.Error("a job that has ended is followed, or can be cancelled")
 	}
 	contains(t, body(t, s.get("/dashboard/jobs/job-paused/resume")), "Resume this job", "120 of 300")
+	// The rate of a job that runs.
+	contains(t, page, `href="/dashboard/jobs/job-running/rate"`, `data-stream="/dashboard/jobs/job-running/live"`)
+	contains(t, s.get("/dashboard/jobs/job-running").Header.Get("Content-Security-Policy"), "connect-src 'self'", "script-src 'self'; ")
+	lacks(t, body(t, s.get("/dashboard/jobs/job-done")), "data-stream", "/rate", "<script")
+	contains(t, body(t, s.get("/dashboard/jobs/job-running/rate")), "Change the rate of this job", `name="rate" type="number" min="1" max="200" value="10"`)
+	lacks(t, body(t, s.get("/dashboard/jobs/job-running/cancel")), `name="rate"`)
+	s.service.Switches.Rate = func(_ broker.Operator, id string, rate int, reason string) (broker.Job, error) {
+		if id != "job-running" || reason != "why" || rate != 25 {
+			return broker.Job{}, broker.Errorf(broker.CodeInvalidRequest, "the rate is 1 to 200 a second")
+		}
+		return jobs[id], nil
+	}
+	if res := s.post("/dashboard/jobs/job-running/rate", url.Values{"reason": {"why"}, "rate": {" 25 "}}); res.Header.Get("Location") != "/dashboard/jobs/job-running?notice=job_rate" {
+		t.Errorf("then %d %s", res.StatusCode, res.Header.Get("Location"))
+	}
+	res = s.post("/dashboard/jobs/job-running/rate", url.Values{"reason": {"why"}, "rate": {"fast"}})
+	status(t, res, 400)
+	contains(t, body(t, res), "The rate is 1 to 200", `value="fast"`, `value="why"`)
 	status(t, s.get("/dashboard/jobs/job-done/cancel"), http.StatusSeeOther) // there is nothing to ask any more
 	status(t, s.get("/dashboard/jobs/job-running/explode"), 404)
 	status(t, s.post("/dashboard/jobs/job-running/explode", url.Values{"reason": {"x"}}), 404)

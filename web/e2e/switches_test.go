@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -51,10 +53,10 @@ func TestSwitchPages(t *testing.T) {
 	b.signIn(t, s)
 	for _, p := range []struct{ name, path string }{
 		{"switches", "/dashboard/switches"}, {"switch-ask", "/dashboard/switches/disable?kind=connector&name=slack&tenant="}, {"enable-ask", "/dashboard/switches/enable?kind=tenant&tenant=acme"},
-		{"jobs", "/dashboard/jobs"}, {"job", "/dashboard/jobs/job-running"}, {"job-done", "/dashboard/jobs/job-done"}, {"job-ask", "/dashboard/jobs/job-running/cancel"},
+		{"jobs", "/dashboard/jobs"}, {"job", "/dashboard/jobs/job-running"}, {"job-done", "/dashboard/jobs/job-done"}, {"job-ask", "/dashboard/jobs/job-running/cancel"}, {"job-rate", "/dashboard/jobs/job-running/rate"},
 		{"revoke-all-choose", "/dashboard/revoke-all"}, {"revoke-all", "/dashboard/revoke-all?tenant=acme&connector="},
 	} {
-		b.boardPage(t, s, p.name, p.path, slices.Contains([]string{"switches", "job", "revoke-all"}, p.name))
+		b.boardPage(t, s, p.name, p.path, slices.Contains([]string{"switches", "job", "job-rate", "revoke-all"}, p.name))
 	}
 	b.quiet(t)
 }
@@ -74,6 +76,11 @@ func TestSwitchWork(t *testing.T) {
 		}
 		turned = append(turned, word+string(what.Kind)+" "+what.Tenant+"/"+what.Name+": "+reason)
 		return nil
+	}
+	var rated atomic.Value
+	s.service.Switches.Rate = func(_ broker.Operator, id string, rate int, reason string) (broker.Job, error) {
+		rated.Store(fmt.Sprint(rate, " ", reason))
+		return webtest.JobSamples(accountsMade)[id], nil
 	}
 	b := openTab(t, startBrowser(t))
 	if _, err := chromedp.Call(b.ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
@@ -104,7 +111,12 @@ func TestSwitchWork(t *testing.T) {
 	}
 	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="/pause"]`)), chromedp.WaitVisible(chromedp.CSS("#reason")))
 	reason(".notice", "not now")
-	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="?follow=1"]`)), chromedp.WaitVisible(chromedp.CSS(`#progress ~ p a[href="/dashboard/jobs/job-running"]`)))
+	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="?follow=1"]`)), chromedp.WaitVisible(chromedp.CSS(`main > p a[href="/dashboard/jobs/job-running"]`)))
+	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="/rate"]`)), chromedp.WaitVisible(chromedp.CSS("#rate")), chromedp.SendKeys(chromedp.CSS("#rate"), "0"))
+	reason(".notice", "faster")
+	if got := rated.Load(); got != "100 faster" {
+		t.Errorf("the rate: %v", got)
+	}
 	if s.service.Count("ChangeJob pause") != 1 || s.service.Count("RevokeAll") != 1 {
 		t.Errorf("calls: %q", s.service.Calls())
 	}

@@ -1,4 +1,4 @@
-// Keeps the overview up to date while it is open. The page works without it: there is a link to load it anew.
+// Keeps a page of the dashboard up to date while it is open. The page works without it: there is a link to load it anew.
 "use strict";
 (() => {
   const part = document.getElementById("live");
@@ -87,6 +87,11 @@
       close();
       say("over");
       if (again) again.textContent = "Sign in again";
+    });
+    stream.addEventListener("ended", () => {
+      over = true;
+      close();
+      say("ended");
     });
     stream.addEventListener("error", () => {
       say("lost");

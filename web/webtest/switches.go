@@ -15,6 +15,7 @@ type Switches struct {
 	Jobs       func(op broker.Operator) ([]broker.Job, error)
 	Job        func(op broker.Operator, id string) (broker.Job, error)
 	Change     func(op broker.Operator, id string, action broker.JobAction, reason string) (broker.Job, error)
+	Rate       func(op broker.Operator, id string, rate int, reason string) (broker.Job, error)
 	Revoke     func(op broker.Operator, req broker.RevokeAllRequest, once string) (broker.Job, error)
 	Count      func(op broker.Operator, req broker.RevokeAllRequest) (int, error)
 }
@@ -84,6 +85,15 @@ func (s *Service) ChangeJob(_ context.Context, op broker.Operator, id string, ac
 		return broker.Job{}, nothing()
 	}
 	return s.Switches.Change(op, id, action, reason)
+}
+
+// ChangeJobRate as web.Service.
+func (s *Service) ChangeJobRate(_ context.Context, op broker.Operator, id string, rate int, reason string) (broker.Job, error) {
+	s.note("ChangeJobRate")
+	if s.Switches.Rate == nil {
+		return broker.Job{}, nothing()
+	}
+	return s.Switches.Rate(op, id, rate, reason)
 }
 
 // RevokeAll as web.Service.
