@@ -36,6 +36,8 @@ type LoginRequest struct {
 	Verifier    Secret // PKCE; the URL carries its S256 challenge
 	// Fresh: whoever is signed in there already must sign in again (prompt=login), so that another person can.
 	Fresh bool
+	// Silent: the provider shows nothing (prompt=none): it answers with who is signed in there, or that it would have to ask.
+	Silent bool
 }
 
 // LoginResponse redeems a code.

@@ -20,6 +20,8 @@ type OperatorLogins interface {
 	// Redeem redeems the code, once, verifies the ID token in full, and tells who signed in. ErrLoginRefused;
 	// ErrGroupsElsewhere.
 	Redeem(ctx context.Context, req LoginResponse) (OperatorIdentity, error)
+	// LogoutURL is where a browser ends its session at the provider; zero: the provider has no such place, or it shall not be used.
+	LogoutURL(ctx context.Context, req OperatorLogout) (Secret, error)
 }
 
 // ErrGroupsElsewhere: the provider says that the person has groups, and does not say which.
@@ -37,6 +39,8 @@ type OperatorIdentity struct {
 	Groups  []string
 	// GroupsGiven: there is such a claim, though it may hold none.
 	GroupsGiven bool
+	// IDToken tells the provider at the sign-out whose session it is.
+	IDToken Secret
 }
 
 // OperatorRole gives whoever is in a group at the operators' provider a role.
@@ -79,6 +83,8 @@ type OperatorSignedIn struct {
 	Groups []string
 	Grants []OperatorGrant
 	To     string // as in OperatorRun; also beside an error, as far as it is known
+	// IDToken is for SignOutAtProvider; sessions keep it sealed.
+	IDToken Secret
 }
 
 // OperatorByLogin is the id of an operator who signed in at the provider.
@@ -166,7 +172,7 @@ func (s *Service) finishOperatorSignIn(ctx context.Context, cb LoginCallback, re
 	case run.Issuer == "" || person.Issuer != run.Issuer:
 		return who, Errorf(CodeLoginFailed, "the sign-in could not be verified; start again")
 	}
-	who.ID, who.Name = OperatorByLogin(person.Subject), person.words()
+	who.ID, who.Name, who.IDToken = OperatorByLogin(person.Subject), person.words(), person.IDToken
 	who.Groups = s.groupsWithRoles(person.Groups)
 	who.Grants = s.OperatorGrants(who.Groups)
 	op := Operator{ID: who.ID, Grants: who.Grants, RequestID: requestID, TraceID: traceID}

@@ -18,6 +18,7 @@ type ownSessionPage struct {
 	Way         string
 	Since, Ends moment
 	Idle        string
+	ByLogin     bool // at the provider, where the session may end with ours
 }
 
 // ownSession is GET /dashboard/session.
@@ -25,7 +26,7 @@ func (w *Web) ownSession(c echo.Context, b *board) error {
 	who := w.sessions.of(b.session)
 	p := ownSessionPage{
 		board: b, Recorded: plain(b.Op.ID), Way: map[string]string{wayToken: "the login token", wayLogin: "your organisation"}[who.way],
-		Since: momentOf(who.since), Ends: momentOf(who.since.Add(w.cfg.SessionLife)), Idle: inWords(w.cfg.SessionIdle),
+		Since: momentOf(who.since), Ends: momentOf(who.since.Add(w.cfg.SessionLife)), Idle: inWords(w.cfg.SessionIdle), ByLogin: who.way == wayLogin,
 	}
 	p.Title = "Your sign-in"
 	return w.render(c, http.StatusOK, "board-session", p)

@@ -20,6 +20,8 @@ type Operators interface {
 	BeginOperatorSignIn(ctx context.Context, to string, fresh bool) (broker.OperatorStart, error)
 	// FinishOperatorSignIn takes what the provider's redirect brought, once.
 	FinishOperatorSignIn(ctx context.Context, cb broker.LoginCallback, requestID, traceID string) (broker.OperatorSignedIn, error)
+	// SignOutAtProvider is where a browser goes to be signed out at the provider too; a zero Location: nowhere.
+	SignOutAtProvider(ctx context.Context, idToken broker.Secret) (broker.OperatorStart, error)
 	// OperatorGrants is what groups may, by the configuration as it is now.
 	OperatorGrants(groups []string) []broker.OperatorGrant
 	// EndOperatorSessions ends every session of an operator.
@@ -105,7 +107,7 @@ func (w *Web) operatorCallback(c echo.Context) error {
 	if err != nil {
 		return w.signInFailed(c, err, who)
 	}
-	if err := w.openSession(c, ctx, signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups}); err != nil {
+	if err := w.openSession(c, ctx, signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups, idToken: who.IDToken}); err != nil {
 		return err
 	}
 	return w.onward(c, "You are signed in", cmp.Or(boardPath(who.To), dashboardPath))

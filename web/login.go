@@ -70,6 +70,7 @@ func (w *Web) showLogin(c echo.Context) error {
 	p := w.loginPage(c, false)
 	p.Out = map[string]string{
 		"here": "You are signed out here. At your organisation you may still be signed in.", "everywhere": "You are signed out on all your devices.",
+		"there": "You are signed out, at your organisation too.",
 	}[c.QueryParam("out")]
 	return w.render(c, http.StatusOK, "login", p)
 }
@@ -130,16 +131,58 @@ func (w *Web) openSession(c echo.Context, ctx context.Context, who signedIn) err
 	return w.sessions.open(session, c.Response(), who)
 }
 
-// logout is POST /dashboard/logout. It ends the session on the server, so that a copied cookie is worth nothing.
-func (w *Web) logout(c echo.Context, b *board, _ func(string) string) error {
+// logout is POST /dashboard/logout. It ends the session on the server, so that a copied cookie is worth nothing; and the one at the
+// provider, unless the form says here.
+func (w *Web) logout(c echo.Context, b *board, form func(string) string) error {
 	if err := w.cfg.Service.RecordOperator(b.ctx, b.Op, broker.EventOperatorSignedOut, "ok", ""); err != nil {
 		return err
+	}
+	if form("here") != "" {
+		return w.leaveHere(c, b, "here")
 	}
 	return w.leaveSession(c, b, "here")
 }
 
-// leaveSession ends the session and shows the sign-in page.
+// leaveSession ends the session, then the one at the provider, if it can be: what is over here is so whatever becomes of that.
 func (w *Web) leaveSession(c echo.Context, b *board, how string) error {
+	who := w.sessions.of(b.session)
+	if who.way != wayLogin {
+		return w.leaveHere(c, b, how)
+	}
+	c.Response().Header().Del("Set-Cookie")
+	if err := w.sessions.end(b.session, c.Response()); err != nil {
+		return err
+	}
+	start, err := w.cfg.Service.SignOutAtProvider(b.ctx, who.idToken)
+	switch {
+	case err != nil:
+		w.cfg.Log.WarnContext(b.ctx, "an operator stays signed in at the provider", "code", string(broker.CodeOf(err)), "error", err)
+	case !start.Location.IsZero() && destination(start.Location):
+		if err := w.setCookie(c.Response(), start.CookieName, start.Cookie.Reveal(), start.MaxAge); err != nil {
+			return err
+		}
+		return w.onward(c, "You are signed out here; now at your organisation", start.Location.Reveal())
+	}
+	return c.Redirect(http.StatusSeeOther, "/dashboard/login?out="+how)
+}
+
+// signedOutThere is GET /dashboard/login/out, where the provider sends a browser that it has signed out. Only what our cookie knows of
+// counts: anybody can lead a browser here. It has no session, and ends none.
+func (w *Web) signedOutThere(c echo.Context) error {
+	if w.sessions == nil || w.cfg.OperatorLogin == "" {
+		return w.dashboardOff(c)
+	}
+	to, states := "/dashboard/login", c.QueryParams()["state"]
+	kept := w.cookie(c.Request())(broker.OperatorSignOutCookie)
+	if len(states) == 1 && !kept.IsZero() && kept.Equal(broker.NewSecret(states[0])) {
+		w.dropCookie(c.Response(), broker.OperatorSignOutCookie)
+		to += "?out=there"
+	}
+	return w.onward(c, "One moment", to)
+}
+
+// leaveHere ends the session and shows the sign-in page.
+func (w *Web) leaveHere(c echo.Context, b *board, how string) error {
 	c.Response().Header().Del("Set-Cookie")
 	if err := w.sessions.end(b.session, c.Response()); err != nil {
 		return err

@@ -33,6 +33,7 @@ const (
 	sessionSince    = "since" // when, in ms
 	sessionEpoch    = "epoch" // of the operator, then
 	sessionForm     = "form"  // goes along with every form of the session
+	sessionIDToken  = "id_token"
 )
 
 // Sessions keeps logins at the dashboard, and which of them were ended together.
@@ -47,7 +48,12 @@ type signedIn struct {
 	name    string
 	groups  []string // at the operators' provider, as far as roles hang on them
 	since   time.Time
+	// idToken is the provider's; zero: it is not known, or too long to be kept.
+	idToken broker.Secret
 }
+
+// maxIDToken bounds the ID token that a session keeps, in bytes: sessions are written with every page.
+const maxIDToken = 4 << 10
 
 // words is how people know the operator.
 func (s signedIn) words() string { return cmp.Or(s.name, s.id) }
@@ -167,7 +173,7 @@ func (s *sessions) of(ctx context.Context) signedIn {
 	groups, _ := s.manager.Get(ctx, sessionGroups).([]string)
 	return signedIn{
 		way: way, id: s.manager.GetString(ctx, sessionOperator), name: s.manager.GetString(ctx, sessionName), groups: groups,
-		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)),
+		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)), idToken: broker.NewSecret(s.manager.GetString(ctx, sessionIDToken)),
 	}
 }
 
@@ -193,6 +199,9 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 		sessionSince: s.now().UnixMilli(), sessionEpoch: epoch,
 	} {
 		s.manager.Put(ctx, name, value)
+	}
+	if token := who.idToken.Reveal(); len(token) <= maxIDToken {
+		s.manager.Put(ctx, sessionIDToken, token) // the store seals what it is given
 	}
 	form := make([]byte, 18)
 	if _, err := io.ReadFull(s.random, form); err != nil {

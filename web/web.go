@@ -221,6 +221,7 @@ func (w *Web) Register(e *echo.Echo) {
 	w.addAudit(e)
 	w.add(e, "/dashboard/login", areaDashboard, methods{http.MethodGet: w.showLogin, http.MethodPost: w.login})
 	w.add(e, "/dashboard/login/start", areaDashboard, methods{http.MethodPost: w.startSignIn})
+	w.add(e, "/dashboard/login/out", areaDashboard, methods{http.MethodGet: w.signedOutThere})
 	w.add(e, "/dashboard/callback", areaOperatorCallback, methods{http.MethodGet: w.operatorCallback})
 	w.add(e, "/dashboard/session", areaDashboard, methods{http.MethodGet: w.boardPage(broker.PermitSignedIn, w.ownSession)})
 	w.add(e, "/dashboard/session/end", areaDashboard, methods{http.MethodPost: w.boardAction(broker.PermitSignedIn, w.endOwnSessions)})

@@ -22,6 +22,8 @@ type Operators struct {
 	// Fail, if set, is what the next call at the provider returns, FailStore what every call of the store does.
 	Fail, FailStore error
 	IssuerRequired  bool
+	// EndsSessions: the provider has an end_session_endpoint.
+	EndsSessions bool
 	Redeemed        []broker.LoginResponse
 	requests        map[string]broker.LoginRequest // by nonce
 
@@ -51,7 +53,10 @@ func (o *Operators) AuthorizationURL(_ context.Context, req broker.LoginRequest)
 	}
 	o.requests[req.Nonce.Reveal()] = req
 	q := url.Values{"state": {req.State.Reveal()}, "redirect_uri": {req.RedirectURI}}
-	if req.Fresh {
+	switch {
+	case req.Silent:
+		q.Set("prompt", "none")
+	case req.Fresh:
 		q.Set("prompt", "login")
 	}
 	return broker.Authorization{
@@ -85,6 +90,17 @@ func (o *Operators) Redeem(_ context.Context, req broker.LoginResponse) (broker.
 		who.Issuer = OperatorsIssuer
 	}
 	return who, nil
+}
+
+// LogoutURL is part of broker.OperatorLogins.
+func (o *Operators) LogoutURL(_ context.Context, req broker.OperatorLogout) (broker.Secret, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.failed(); err != nil || !o.EndsSessions {
+		return broker.Secret{}, err
+	}
+	q := url.Values{"state": {req.State.Reveal()}, "post_logout_redirect_uri": {req.RedirectURI}, "id_token_hint": {req.IDToken.Reveal()}}
+	return broker.NewSecret(OperatorsIssuer + "/end?" + q.Encode()), nil
 }
 
 // CreateSignIn is part of broker.OperatorSignIns.

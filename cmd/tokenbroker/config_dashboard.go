@@ -71,12 +71,13 @@ func (o object) operatorLogin() *login.OperatorConfig {
 	if n == nil {
 		return nil
 	}
-	l, ok := o.s.object(n, o.at("login"), append(loginKeys(), "groups_claim", "name_claim")...)
+	l, ok := o.s.object(n, o.at("login"), append(loginKeys(), "groups_claim", "name_claim", "sign_out")...)
 	if !ok {
 		return nil
 	}
 	cfg := &login.OperatorConfig{
 		ClientConfig: l.loginClient("tokenbroker-dashboard"), GroupsClaim: l.text("groups_claim", "groups", claimName), NameClaim: l.text("name_claim", "", claimName),
+		SignOutHere: l.text("sign_out", "provider", oneOf("provider", "here")) == "here",
 	}
 	if l.get("scopes") == nil {
 		cfg.Scopes = operatorScopes

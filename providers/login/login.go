@@ -164,7 +164,10 @@ func (c *Clients) AuthorizationURL(ctx context.Context, id string, req broker.Lo
 	} {
 		q.Set(name, value)
 	}
-	if req.Fresh {
+	switch { // Core section 3.1.2.1
+	case req.Silent:
+		q.Set("prompt", "none")
+	case req.Fresh:
 		q.Set("prompt", "login")
 	}
 	u.RawQuery = q.Encode()
@@ -218,6 +221,7 @@ func (c *Clients) Claims(ctx context.Context, id string, req broker.LoginRespons
 type redeemed struct {
 	Claims
 	access broker.Secret // for the provider's userinfo endpoint; zero: there is none
+	raw    broker.Secret // the ID token
 	meta   metadata
 }
 
@@ -263,7 +267,7 @@ func (c *client) redeem(ctx context.Context, req broker.LoginResponse) (redeemed
 	if err != nil {
 		return redeemed{}, err
 	}
-	return redeemed{Claims: claims, access: broker.NewSecret(answer.AccessToken), meta: meta}, nil
+	return redeemed{Claims: claims, access: broker.NewSecret(answer.AccessToken), raw: broker.NewSecret(answer.IDToken), meta: meta}, nil
 }
 
 // tokenError is what a refused code means (RFC 6749 section 5.2).

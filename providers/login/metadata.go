@@ -24,7 +24,9 @@ type metadata struct {
 	SigningAlgs           []string `json:"id_token_signing_alg_values_supported"`
 	// UserinfoEndpoint is asked for what an ID token lacks; one on a host that the operator did not name counts as none.
 	UserinfoEndpoint string `json:"userinfo_endpoint"`
-	IssParameter     bool   `json:"authorization_response_iss_parameter_supported"`
+	// EndSessionEndpoint is where browsers sign out (RP-Initiated Logout section 2.1); one elsewhere counts as none, as it is told who.
+	EndSessionEndpoint string `json:"end_session_endpoint"`
+	IssParameter       bool   `json:"authorization_response_iss_parameter_supported"`
 }
 
 func (c *client) metadata(ctx context.Context) (metadata, error) {
@@ -50,11 +52,14 @@ func (c *client) fetchMetadata(ctx context.Context) (metadata, error) {
 	if !c.near(doc.UserinfoEndpoint) {
 		doc.UserinfoEndpoint = ""
 	}
+	if !c.near(doc.EndSessionEndpoint) {
+		doc.EndSessionEndpoint = ""
+	}
 	return doc, c.check(doc)
 }
 
-// near tells whether an endpoint lies where a token may be sent. Unlike the others, the userinfo endpoint is not needed to sign in, so
-// one elsewhere (Entra has it at Microsoft Graph) ends nothing.
+// near tells whether an endpoint lies where a token may be sent. Unlike the others, these endpoints are not needed to sign in, so
+// a userinfo endpoint elsewhere (Entra has it at Microsoft Graph) ends nothing.
 func (c *client) near(endpoint string) bool {
 	base, err := providers.ParseIssuer(c.cfg.Issuer)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -29,6 +30,8 @@ type OperatorConfig struct {
 	GroupsClaim string
 	// NameClaim is how the person is called. Default: name, then preferred_username.
 	NameClaim string
+	// SignOutHere: whoever signs out of the dashboard stays signed in at the provider, also where that could be ended.
+	SignOutHere bool
 }
 
 // Operators sign operators in. They implement broker.OperatorLogins, are safe for concurrent use and do nothing in the background.
@@ -36,6 +39,7 @@ type Operators struct {
 	clients *Clients
 	groups  string
 	names   []string
+	stay    bool // SignOutHere
 }
 
 var _ broker.OperatorLogins = (*Operators)(nil)
@@ -48,7 +52,7 @@ func NewOperators(cfg Config, operators OperatorConfig) (*Operators, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Operators{clients: clients, groups: operators.GroupsClaim, names: []string{"name", "preferred_username"}}
+	o := &Operators{clients: clients, groups: operators.GroupsClaim, names: []string{"name", "preferred_username"}, stay: operators.SignOutHere}
 	if o.groups == "" {
 		o.groups = "groups"
 	}
@@ -64,6 +68,32 @@ func (o *Operators) Close() { o.clients.Close() }
 // AuthorizationURL implements broker.OperatorLogins.
 func (o *Operators) AuthorizationURL(ctx context.Context, req broker.LoginRequest) (broker.Authorization, error) {
 	return o.clients.AuthorizationURL(ctx, operatorsID, req)
+}
+
+// LogoutURL implements broker.OperatorLogins (RP-Initiated Logout section 2).
+func (o *Operators) LogoutURL(ctx context.Context, req broker.OperatorLogout) (broker.Secret, error) {
+	one, err := o.clients.client(operatorsID)
+	if err != nil || o.stay {
+		return broker.Secret{}, err
+	}
+	meta, err := one.metadata(ctx)
+	if err != nil || meta.EndSessionEndpoint == "" {
+		return broker.Secret{}, err
+	}
+	u, err := url.Parse(meta.EndSessionEndpoint)
+	if err != nil {
+		return broker.Secret{}, refused(0, "metadata has no usable end_session_endpoint")
+	}
+	q := u.Query() // one of the endpoint's own is kept
+	for name, value := range map[string]string{
+		"client_id": one.cfg.ClientID, "post_logout_redirect_uri": req.RedirectURI, "state": req.State.Reveal(), "id_token_hint": req.IDToken.Reveal(),
+	} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	u.RawQuery = q.Encode()
+	return broker.NewSecret(u.String()), nil
 }
 
 // Redeem implements broker.OperatorLogins. What the ID token says counts before what the userinfo endpoint says, which is asked for
@@ -84,7 +114,7 @@ func (o *Operators) Redeem(ctx context.Context, req broker.LoginResponse) (broke
 	if strings.ContainsFunc(sub, unicode.IsControl) {
 		return broker.OperatorIdentity{}, fmt.Errorf("%w: its sub is no line of text", broker.ErrLoginRefused)
 	}
-	who := broker.OperatorIdentity{Issuer: got.Issuer, Subject: sub, Name: o.name(got.All), Email: verifiedEmail(got.All)}
+	who := broker.OperatorIdentity{Issuer: got.Issuer, Subject: sub, Name: o.name(got.All), Email: verifiedEmail(got.All), IDToken: got.raw}
 	who.Groups, who.GroupsGiven = o.groupsIn(got.All)
 	if !who.GroupsGiven && o.elsewhere(got.All) {
 		return broker.OperatorIdentity{}, broker.ErrGroupsElsewhere

@@ -48,6 +48,8 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 			knobs.Scopes = append([]string{}, splitScopes(query.Get("auto_scopes"))...)
 		}
 		ctx = context.WithValue(ctx, knobsKey{}, knobs)
+	} else if login := s.signedInAs(r); login != "" && query.Get("prompt") != oidc.PromptLogin {
+		ctx = context.WithValue(ctx, knobsKey{}, &Auto{User: login, Decision: decisionAllow})
 	}
 	query.Del("state")
 	r = r.Clone(ctx)
@@ -163,6 +165,7 @@ func (s *Server) decided(w http.ResponseWriter, r *http.Request, id, login, deci
 	answer := newBuffered()
 	if final.allowed {
 		s.stats.add(func(c *Stats) { c.Allowed++ })
+		s.staySignedIn(w, login)
 		op.AuthResponse(final, s.provider, answer, r)
 	} else {
 		s.stats.add(func(c *Stats) { c.Denied++ })

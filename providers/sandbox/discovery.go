@@ -15,7 +15,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		scopes = append(scopes, scope.Name)
 	}
 	methods := []string{string(oidc.AuthMethodBasic), string(oidc.AuthMethodPost), string(oidc.AuthMethodNone)}
-	writeJSON(w, http.StatusOK, map[string]any{
+	doc := map[string]any{
 		"issuer":                                         s.cfg.Issuer,
 		"authorization_endpoint":                         at("/authorize"),
 		"token_endpoint":                                 at("/token"),
@@ -34,5 +34,9 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"subject_types_supported":                        []string{"public"},
 		"id_token_signing_alg_values_supported":          []string{"ES256"},
 		"claims_supported":                               []string{"sub", "name", "preferred_username", "email", "email_verified"},
-	})
+	}
+	if s.cfg.SingleSignOn {
+		doc["end_session_endpoint"] = at("/end_session") // OpenID Connect RP-Initiated Logout section 2.1
+	}
+	writeJSON(w, http.StatusOK, doc)
 }

@@ -57,6 +57,9 @@ type Config struct {
 	FixedScopes bool
 	// ThinIDTokens: what scopes ask for about the user is at userinfo alone (OpenID Connect Core section 5.4).
 	ThinIDTokens bool
+	// SingleSignOn: a browser stays signed in, as at most providers, until it comes to /end_session (OpenID Connect RP-Initiated
+	// Logout); prompt=none asks for just that.
+	SingleSignOn bool
 	// PKCEOptional accepts requests without code_challenge. Otherwise PKCE with S256 is required (RFC 7636).
 	PKCEOptional bool
 	// Auto decides authorization requests without a page; nil: the user decides.
@@ -84,6 +87,8 @@ type Client struct {
 	AuthMethod string
 	// RedirectURIs are compared exactly.
 	RedirectURIs []string
+	// PostLogoutRedirectURIs are where a sign-out may lead to, compared exactly.
+	PostLogoutRedirectURIs []string
 	// Users are the logins of those who can sign in there; nil: everybody.
 	Users []string
 	// Device: it may ask for consents on another device (RFC 8628).
@@ -138,6 +143,8 @@ type Server struct {
 	auto     *Auto
 	clients  map[string]Client
 	requests []Request
+	signedIn map[string]string // who is, by the cookie of the browser (SingleSignOn)
+	groups   map[string][]string
 
 	closed chan struct{}
 	once   sync.Once
@@ -154,7 +161,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, auto: cfg.Auto, clients: map[string]Client{}, stats: newCounters(), signing: key,
-		store: newStore(cfg), closed: make(chan struct{}),
+		store: newStore(cfg), closed: make(chan struct{}), signedIn: map[string]string{}, groups: map[string][]string{},
 	}
 	s.faults = newFaults(s.closed)
 	s.files = newFiles(cfg)
@@ -325,6 +332,10 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /login", s.loginPage)
 	m.HandleFunc("POST /login", s.login)
 	m.HandleFunc("GET /login.css", s.loginStyle)
+	if s.cfg.SingleSignOn {
+		m.HandleFunc("GET /end_session", s.endSession)
+		m.HandleFunc("POST /end_session", s.endSession)
+	}
 	m.HandleFunc("POST /token", s.token)
 	m.HandleFunc("POST /device_authorization", s.deviceAuthorization)
 	m.HandleFunc("GET /device", s.devicePage)
@@ -355,7 +366,7 @@ func (s *Server) client(id string) (Client, bool) {
 func (s *Server) user(login string) (User, bool) {
 	for _, u := range s.cfg.Users {
 		if u.Login == login {
-			return u, true
+			return s.grouped(u), true
 		}
 	}
 	return User{}, false
@@ -364,7 +375,7 @@ func (s *Server) user(login string) (User, bool) {
 func (s *Server) userBySub(sub string) (User, bool) {
 	for _, u := range s.cfg.Users {
 		if u.Sub == sub {
-			return u, true
+			return s.grouped(u), true
 		}
 	}
 	return User{}, false

@@ -15,6 +15,7 @@ type Stats struct {
 	AuthorizeRequests int `json:"authorize_requests"`
 	Allowed           int `json:"allowed"` // authorization responses with a code
 	Denied            int `json:"denied"`
+	SignOuts          int `json:"sign_outs"` // at /end_session
 	// TokenRequests by grant_type, counted as they arrive, refused and faulty ones too; unknown grant types as "other".
 	TokenRequests   map[string]int `json:"token_requests"`
 	CodesRedeemed   int            `json:"codes_redeemed"`

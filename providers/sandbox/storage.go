@@ -33,7 +33,12 @@ func (s *storage) CreateAuthRequest(ctx context.Context, req *oidc.AuthRequest, 
 		return nil, oidc.ErrInvalidRequest().WithDescription("code_challenge_method must be S256")
 	}
 	if slices.Contains(req.Prompt, oidc.PromptNone) {
-		return nil, oidc.ErrInteractionRequired()
+		if _, ok := ctx.Value(knobsKey{}).(*Auto); !ok {
+			if s.server.cfg.SingleSignOn {
+				return nil, oidc.ErrLoginRequired()
+			}
+			return nil, oidc.ErrInteractionRequired()
+		}
 	}
 	if len(req.Scopes) == 0 {
 		return nil, oidc.ErrInvalidScope().WithDescription("none of the scopes is known")
@@ -258,7 +263,7 @@ type client struct {
 
 func (c client) GetID() string                       { return c.ID }
 func (c client) RedirectURIs() []string              { return c.Client.RedirectURIs }
-func (c client) PostLogoutRedirectURIs() []string    { return nil }
+func (c client) PostLogoutRedirectURIs() []string    { return c.Client.PostLogoutRedirectURIs }
 func (c client) ApplicationType() op.ApplicationType { return op.ApplicationTypeWeb }
 func (c client) AuthMethod() oidc.AuthMethod         { return oidc.AuthMethod(c.Client.AuthMethod) }
 func (c client) ResponseTypes() []oidc.ResponseType {

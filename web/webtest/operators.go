@@ -12,6 +12,8 @@ import (
 type Operators struct {
 	Begin  func(next string, fresh bool) (broker.OperatorStart, error)
 	Finish func(cb broker.LoginCallback) (broker.OperatorSignedIn, error)
+	// Leave is where a browser signs out at the provider; nil: nowhere.
+	Leave func(idToken broker.Secret) (broker.OperatorStart, error)
 	// Roles are those of the configuration.
 	Roles []broker.OperatorRole
 	// Epochs, if set, is told the operators whose sessions EndOperatorSessions ends.
@@ -34,6 +36,15 @@ func (s *Service) FinishOperatorSignIn(_ context.Context, cb broker.LoginCallbac
 		return broker.OperatorSignedIn{}, nothing()
 	}
 	return s.Operators.Finish(cb)
+}
+
+// SignOutAtProvider as web.Service.
+func (s *Service) SignOutAtProvider(_ context.Context, idToken broker.Secret) (broker.OperatorStart, error) {
+	s.note("SignOutAtProvider")
+	if s.Operators.Leave == nil {
+		return broker.OperatorStart{}, nil
+	}
+	return s.Operators.Leave(idToken)
 }
 
 // OperatorGrants as web.Service.

@@ -11,6 +11,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"tokenbroker/broker"
+	"tokenbroker/providers/sandbox"
 )
 
 // operatorsTown is the program with its staff, and a browser in which their provider is another site.
@@ -20,10 +21,10 @@ type operatorsTown struct {
 	chrome *window
 }
 
-func newOperatorsTown(t *testing.T) operatorsTown {
+func newOperatorsTown(t *testing.T, change ...func(*sandbox.Config)) operatorsTown {
 	t.Helper()
 	r := newRig(t)
-	s := withStaff(t, r)
+	s := withStaff(t, r, change...)
 	r.start()
 	return operatorsTown{rig: r, staff: s, chrome: openChromium(t, chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"))}
 }

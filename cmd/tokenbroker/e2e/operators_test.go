@@ -56,7 +56,7 @@ func withStaff(t *testing.T, r *rig, change ...func(*sandbox.Config)) *staff {
 	s := &staff{issuer: "http://localhost:" + port, public: r.public}
 	cfg := sandbox.Config{
 		Issuer: s.issuer, Random: rand.Reader, Now: time.Now, Record: true,
-		Clients: []sandbox.Client{{ID: "dash", Secret: staffSecret, RedirectURIs: []string{r.public + "/dashboard/callback"}}},
+		Clients: []sandbox.Client{{ID: "dash", Secret: staffSecret, RedirectURIs: []string{r.public + "/dashboard/callback"}, PostLogoutRedirectURIs: []string{r.public + "/dashboard/login/out"}}},
 	}
 	roles := ""
 	for _, p := range people() {

@@ -93,6 +93,7 @@ var deeds = []deed{
 	{method: "GET", route: "/dashboard/login", may: open},
 	{method: "POST", route: "/dashboard/login", form: url.Values{"token": {"wrong"}}, may: open},
 	{method: "POST", route: "/dashboard/login/start", may: open},
+	{method: "GET", route: "/dashboard/login/out", may: open},
 	{method: "GET", route: "/dashboard/callback", may: open},
 }
 
