@@ -51,6 +51,8 @@ type Config struct {
 	OperatorLogins  OperatorLogins
 	OperatorSignIns OperatorSignIns
 	OperatorEpochs  OperatorEpochs
+	// OperatorSessions lists who is signed in; without it nobody can ask.
+	OperatorSessions OperatorSessions
 	OperatorRoles   []OperatorRole
 	// Counters keeps what the dashboard draws; without it nothing is counted. Replicas, StoreHealth and Backlogs are what it tells
 	// of the broker itself; what has none it does not tell.

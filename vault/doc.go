@@ -21,6 +21,7 @@
 //	tb:{5f}:r          unfinished revocations                 tb:{5f}:t          tenants that have a stream here
 //	tb:{5f}:z:ID       trace of an erased connection, TTL     tb:{5f}:w:DIGEST   dashboard session, TTL
 //	tb:{5f}:wi:DIGEST  an operator's sign-in, TTL             tb:{5f}:we:NAME    which of an operator's sessions are over, TTL
+//	tb:{5f}:wl:ID      who has a session, for operators, TTL  tb:{5f}:wls        the ids of all of those, in one shard
 //	tb:{5f}:e          which history the shard belongs to     tb:{5f}:f          connections by their early refresh
 //	tb:{5f}:g:NAME     who holds one grant, and its tokens    tb:{5f}:k          who looks after f for now, TTL
 //	tb:{5f}:p          what a look at the store's health wrote, TTL

@@ -133,6 +133,8 @@ func parseTrailKey(key string) (trailName, bool) {
 func sessionKey(token broker.Secret) (key, digest string) { return digestKey(token, "w:") }
 func signInKey(state broker.Secret) (key, digest string)  { return digestKey(state, "wi:") }
 func operatorEpochKey(hash []byte) string                 { return hashedKey(hash, "we:") }
+func operatorSessionPrefix(shard byte) string             { return prefix(shard) + "wl:" }
+func operatorSessionsKey(shard byte) string               { return prefix(shard) + "wls" }
 
 func digestKey(secret broker.Secret, kind string) (key, digest string) {
 	digest = secret.Digest()

@@ -47,7 +47,7 @@ func hasSeals(key string) bool {
 	}
 	kind, _, named := strings.Cut(rest, ":")
 	switch kind {
-	case "c", "x", "g", "o", "b", "j", "jb", "w", "wi", "we", "rp", "ac":
+	case "c", "x", "g", "o", "b", "j", "jb", "w", "wi", "we", "wl", "rp", "ac":
 		return named
 	case "swb", "swh":
 		return !named
@@ -92,8 +92,8 @@ func (s *Store) sealsIn(key string, record map[string][]byte, by beside) []seale
 		return body("", true, jobPlace(id, version))
 	case "b":
 		return body(string(record[fieldTenant]), false, connectorPlace(string(record[fieldTenant]), id, version))
-	case "w", "wi", "we":
-		domain := map[string]string{"w": "session", "wi": "operator-sign-in", "we": "operator-epoch"}[kind]
+	case "w", "wi", "we", "wl":
+		domain := map[string]string{"w": "session", "wi": "operator-sign-in", "we": "operator-epoch", "wl": "operator-session"}[kind]
 		return body("", false, timed{domain: domain, digest: id}.place(string(record[fieldEnd])))
 	case "rp":
 		return body("", false, replicaPlace(id))

@@ -73,6 +73,8 @@ var boardNotices = map[string]string{
 	"revoked_unsupported": "Revoked here, and its secrets are erased. At the provider nothing was revoked: it has no way for that, or others hold the same grant.",
 	"revoked_failed":      "Revoked here, and its secrets are erased. The provider did not confirm that the grant is revoked there.",
 	"sessions_ended":      "All sessions of that operator are over.",
+	"session_ended":       "That session is over.",
+	"session_over":        "That session was over already.",
 }
 
 // boardPage answers a GET of the dashboard for whoever is signed in and has the permission somewhere; in which tenant, the use

@@ -26,6 +26,9 @@ type Operators interface {
 	OperatorGrants(groups []string) []broker.OperatorGrant
 	// EndOperatorSessions ends every session of an operator.
 	EndOperatorSessions(ctx context.Context, op broker.Operator, operator, reason string) error
+	// SignedInOperators pages through who is signed in, and EndOperatorSession ends one session.
+	SignedInOperators(ctx context.Context, op broker.Operator, position string, limit int) ([]broker.SignedInOperator, string, error)
+	EndOperatorSession(ctx context.Context, op broker.Operator, id, reason string) error
 }
 
 // onwardPage goes on to another page by itself, and has a link for where it does not.

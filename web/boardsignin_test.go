@@ -37,7 +37,7 @@ func withLogin(t *testing.T, change func(*web.Config)) *site {
 		}
 	})
 	s.service.Operators = webtest.Operators{
-		Roles: roles(), Epochs: s.sessions,
+		Roles: roles(), Epochs: s.sessions, List: s.sessions,
 		Begin: func(next string, fresh bool) (broker.OperatorStart, error) {
 			q := url.Values{"state": {"st-" + next}}
 			if fresh {

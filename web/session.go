@@ -34,13 +34,22 @@ const (
 	sessionEpoch    = "epoch" // of the operator, then
 	sessionForm     = "form"  // goes along with every form of the session
 	sessionIDToken  = "id_token"
+	sessionListed   = "listed" // its id on the list of sessions
 )
 
 // Sessions keeps logins at the dashboard, and which of them were ended together.
 type Sessions interface {
 	broker.Sessions
 	broker.OperatorEpochs
+	broker.OperatorSessions
 }
+
+const (
+	// seenEvery is how exactly the list says when a session was used last.
+	seenEvery = time.Minute
+	// listedLonger is how much longer the list has a session than it lives.
+	listedLonger = 2 * seenEvery
+)
 
 // signedIn is who a session belongs to; the zero one: nobody.
 type signedIn struct {
@@ -50,6 +59,7 @@ type signedIn struct {
 	since   time.Time
 	// idToken is the provider's; zero: it is not known, or too long to be kept.
 	idToken broker.Secret
+	listed  string // its id on the list of sessions
 }
 
 // maxIDToken bounds the ID token that a session keeps, in bytes: sessions are written with every page.
@@ -64,6 +74,7 @@ type sessions struct {
 	now     func() time.Time
 	manager *scs.SessionManager
 	epochs  broker.OperatorEpochs
+	list    broker.OperatorSessions
 	digest  []byte // of the login token; empty: nobody signs in by it
 	// logins name what each way to sign in hangs on, so that another token, provider or client ends every session of the one before.
 	logins map[string]string
@@ -71,7 +82,7 @@ type sessions struct {
 
 func newSessions(cfg Config, digest []byte, cookie string, https bool) *sessions {
 	s := &sessions{
-		random: cfg.Random, now: cfg.Now, epochs: cfg.Sessions, digest: digest, logins: map[string]string{},
+		random: cfg.Random, now: cfg.Now, epochs: cfg.Sessions, list: cfg.Sessions, digest: digest, logins: map[string]string{},
 		// Not scs.New: it starts a goroutine for a store in memory that is never used here.
 		manager: &scs.SessionManager{
 			IdleTimeout: cfg.SessionIdle, Lifetime: cfg.SessionLife, Store: sessionStore{cfg.Sessions}, Codec: scs.GobCodec{},
@@ -102,7 +113,7 @@ func (s *sessions) load(rw http.ResponseWriter, r *http.Request) (context.Contex
 	if who.id == "" {
 		return ctx, nil
 	}
-	alive, err := s.alive(ctx, who)
+	alive, err := s.alive(ctx, who, true)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +145,7 @@ func (s *sessions) peek(r *http.Request) (context.Context, error) {
 	if who.id == "" {
 		return ctx, nil
 	}
-	if alive, err := s.alive(ctx, who); err != nil || alive {
+	if alive, err := s.alive(ctx, who, false); err != nil || alive {
 		return ctx, err
 	}
 	if ctx, err = s.manager.Load(r.Context(), ""); err != nil {
@@ -143,14 +154,39 @@ func (s *sessions) peek(r *http.Request) (context.Context, error) {
 	return ctx, nil
 }
 
-// alive tells whether the session's operator has not ended all of their sessions since it began, nor an administrator, and whether
-// it is within the lifetime that is configured now.
-func (s *sessions) alive(ctx context.Context, who signedIn) (bool, error) {
+// alive tells whether the session's operator has not ended all of their sessions since it began, nor an administrator, whether it is
+// still on the list of sessions, and whether it is within the lifetime that is configured now. used: the list shall say so.
+func (s *sessions) alive(ctx context.Context, who signedIn, used bool) (bool, error) {
 	if !s.now().Before(who.since.Add(s.manager.Lifetime)) {
 		return false, nil
 	}
 	epoch, err := s.epoch(ctx, who.id)
-	return err == nil && (epoch == "" || epoch == s.manager.GetString(ctx, sessionEpoch)), err
+	if err != nil || epoch != "" && epoch != s.manager.GetString(ctx, sessionEpoch) {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*sessionTimeout)
+	defer cancel()
+	one, err := s.list.OperatorSession(ctx, who.listed)
+	if err == nil && used && s.now().Sub(one.Seen) >= seenEvery {
+		one.Seen = s.now()
+		err = s.list.KeepOperatorSession(ctx, one, s.listedUntil(who.since))
+	}
+	switch {
+	case errors.Is(err, broker.ErrNotFound), err == nil && one.Operator != who.id:
+		return false, nil
+	case err != nil:
+		return false, storeDown(err)
+	}
+	return true, nil
+}
+
+// listedUntil is how long the list has a session that is used now.
+func (s *sessions) listedUntil(since time.Time) time.Time {
+	until, end := s.now().Add(s.manager.IdleTimeout), since.Add(s.manager.Lifetime)
+	if end.Before(until) {
+		until = end
+	}
+	return until.Add(listedLonger)
 }
 
 func (s *sessions) epoch(ctx context.Context, operator string) (string, error) {
@@ -174,6 +210,7 @@ func (s *sessions) of(ctx context.Context) signedIn {
 	return signedIn{
 		way: way, id: s.manager.GetString(ctx, sessionOperator), name: s.manager.GetString(ctx, sessionName), groups: groups,
 		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)), idToken: broker.NewSecret(s.manager.GetString(ctx, sessionIDToken)),
+		listed: s.manager.GetString(ctx, sessionListed),
 	}
 }
 
@@ -188,15 +225,20 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 	if err != nil {
 		return err
 	}
+	before := s.of(ctx).listed
 	if err := s.manager.Clear(ctx); err != nil {
 		return storeDown(err)
 	}
 	if err := s.manager.RenewToken(ctx); err != nil {
 		return storeDown(err)
 	}
+	now := s.now()
+	if who.listed, err = s.enlist(ctx, who, epoch, now, before); err != nil {
+		return err
+	}
 	for name, value := range map[string]any{
-		sessionOperator: who.id, sessionName: who.name, sessionGroups: who.groups, sessionWay: who.way, sessionLogin: s.logins[who.way],
-		sessionSince: s.now().UnixMilli(), sessionEpoch: epoch,
+		sessionListed: who.listed, sessionOperator: who.id, sessionName: who.name, sessionGroups: who.groups, sessionWay: who.way, sessionLogin: s.logins[who.way],
+		sessionSince: now.UnixMilli(), sessionEpoch: epoch,
 	} {
 		s.manager.Put(ctx, name, value)
 	}
@@ -211,8 +253,34 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 	return s.commit(ctx, rw)
 }
 
+// enlist puts a session that begins on the list, in the place of the one that the browser had.
+func (s *sessions) enlist(ctx context.Context, who signedIn, epoch string, now time.Time, before string) (string, error) {
+	id, err := broker.NewOperatorSessionID(now, s.random)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*sessionTimeout)
+	defer cancel()
+	one := broker.OperatorSession{ID: id, Operator: who.id, Name: who.name, Groups: who.groups, ByToken: who.way == wayToken, Epoch: epoch, Since: now, Seen: now}
+	err = s.list.BeginOperatorSession(ctx, one, s.listedUntil(now))
+	if err == nil && before != "" {
+		err = s.list.EndOperatorSession(ctx, before)
+	}
+	if err != nil {
+		return "", storeDown(err)
+	}
+	return id, nil
+}
+
 // end logs out.
 func (s *sessions) end(ctx context.Context, rw http.ResponseWriter) error {
+	if listed := s.of(ctx).listed; listed != "" {
+		ending, cancel := context.WithTimeout(ctx, sessionTimeout)
+		defer cancel()
+		if err := s.list.EndOperatorSession(ending, listed); err != nil {
+			return storeDown(err)
+		}
+	}
 	if err := s.manager.Destroy(ctx); err != nil {
 		return storeDown(err)
 	}

@@ -129,7 +129,7 @@ func NewWith(t testing.TB, n int, change func(*broker.Config)) *Harness {
 			Guesses:     h.Store,
 			Upstream:    h.Provider, Connectors: registry, TenantConnectors: h.Store, Registry: registry, Logins: h.OpenID, PublicURL: "https://broker.example", Owner: string(rune('a' + i)),
 			Client:         func(id string) (broker.Client, bool) { return h.Client, id == h.Client.ID },
-			OperatorLogins: h.Operators, OperatorSignIns: h.Operators, OperatorEpochs: h.Operators, OperatorRoles: OperatorRoles(),
+			OperatorLogins: h.Operators, OperatorSignIns: h.Operators, OperatorEpochs: h.Operators, OperatorSessions: h.Operators, OperatorRoles: OperatorRoles(),
 			Counters:  h.Tallies,
 			StoreFull: h.Full.Load, Now: time.Now, Random: rand.Reader, Log: slog.New(slog.NewJSONHandler(h.Log, nil)),
 		}

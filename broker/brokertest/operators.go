@@ -29,6 +29,7 @@ type Operators struct {
 
 	runs   map[string]broker.OperatorRun
 	epochs map[string]string
+	list   map[string]broker.OperatorSession
 }
 
 // OperatorRoles are the roles of the harness.

@@ -91,6 +91,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"jobs in parallel", testJobsParallel},
 		{"operators' sign-ins", testOperatorSignIns},
 		{"operators' epochs", testOperatorEpochs},
+		{"who is signed in", testOperatorSessions},
 		{"counts", testCounts},
 		{"places", testPlaces}, {"uses", testUses},
 		{"replicas", testReplicas},

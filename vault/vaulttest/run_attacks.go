@@ -254,6 +254,9 @@ func testNothingInClear(r *rig) {
 	if err := s.CreateSignIn(r.ctx(), broker.NewSecret("canary-state"), operatorRun("canary")); err != nil {
 		r.Fatal(err)
 	}
+	if err := s.BeginOperatorSession(r.ctx(), operatorSession(1), time.Now().Add(time.Hour)); err != nil {
+		r.Fatal(err)
+	}
 	if err := s.SetOperatorEpoch(r.ctx(), "oidc:canary-operator", "canary-epoch", time.Now().Add(time.Hour)); err != nil {
 		r.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package vaulttest
 
 import (
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -133,4 +135,109 @@ func testOperatorEpochs(r *rig) {
 		r.Fatal(err)
 	}
 	expect(who, "")
+}
+
+// operatorSession is one whose id sorts before those of later n.
+func operatorSession(n int) broker.OperatorSession {
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	return broker.OperatorSession{
+		ID: fmt.Sprintf("%011x", n) + rand.Text(), Operator: "oidc:canary-operator", Name: "canary-name", Groups: []string{"canary-group", "b"}, Epoch: "canary-epoch", Since: now, Seen: now.Add(time.Second),
+	}
+}
+
+func testOperatorSessions(r *rig) {
+	s := r.store()
+	until := time.Now().Add(time.Hour)
+	listed := func(store func() []broker.OperatorSession, id string) bool {
+		for _, one := range store() {
+			if one.ID == id {
+				return true
+			}
+		}
+		return false
+	}
+	pages := func() (all []broker.OperatorSession) {
+		r.Helper()
+		for position := ""; ; {
+			page, next, err := r.store().OperatorSessions(r.ctx(), position, 2)
+			if err != nil || len(page) > 2 {
+				r.Fatalf("a page of %d: %v", len(page), err)
+			}
+			if all, position = append(all, page...), next; next == "" {
+				return all
+			}
+		}
+	}
+	var made []broker.OperatorSession
+	for n := range 5 {
+		one := operatorSession(5 - n)
+		one.ByToken = n == 2
+		if err := s.BeginOperatorSession(r.ctx(), one, until); err != nil {
+			r.Fatal(err)
+		}
+		got, err := r.store().OperatorSession(r.ctx(), one.ID)
+		if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", one) {
+			r.Fatalf("stored %+v, read %+v, %v", one, got, err)
+		}
+		made = append([]broker.OperatorSession{one}, made...)
+	}
+	i := 0
+	for _, one := range pages() { // there may be others'
+		if i < len(made) && one.ID == made[i].ID {
+			i++
+		}
+	}
+	if i != len(made) {
+		r.Fatalf("%d of %d are listed in their order", i, len(made))
+	}
+	// It is over: gone, and nothing that comes late brings it back.
+	one := made[1]
+	for range 2 {
+		if err := s.EndOperatorSession(r.ctx(), one.ID); err != nil {
+			r.Fatal(err)
+		}
+	}
+	is(r, s.KeepOperatorSession(r.ctx(), one, until), broker.ErrNotFound, "kept after its end")
+	_, err := s.OperatorSession(r.ctx(), one.ID)
+	is(r, err, broker.ErrNotFound, "after its end")
+	if listed(pages, one.ID) {
+		r.Error("it is listed after its end")
+	}
+	one = made[2]
+	one.Seen = one.Seen.Add(time.Minute)
+	if err := s.KeepOperatorSession(r.ctx(), one, until); err != nil {
+		r.Fatal(err)
+	}
+	if got, err := s.OperatorSession(r.ctx(), one.ID); err != nil || !got.Seen.Equal(one.Seen) {
+		r.Fatalf("kept: %+v, %v", got, err)
+	}
+	if err := s.KeepOperatorSession(r.ctx(), one, time.Now().Add(-time.Second)); err != nil {
+		r.Fatal(err)
+	}
+	if listed(pages, one.ID) {
+		r.Error("it is listed after its time")
+	}
+	// One under another's id does not open, and does not hide the others.
+	copyHash(r, r.operatorSessionKey(made[4].ID), r.operatorSessionKey(made[3].ID))
+	_, err = s.OperatorSession(r.ctx(), made[3].ID)
+	is(r, err, broker.ErrIntegrity, "another's under this id")
+	if listed(pages, made[3].ID) || !listed(pages, made[4].ID) {
+		r.Error("what does not open is listed, or hides others")
+	}
+	for _, id := range []string{"", "a:b", "*"} {
+		_, err := s.OperatorSession(r.ctx(), id)
+		is(r, err, broker.ErrNotFound, "no id")
+		if err := s.EndOperatorSession(r.ctx(), id); err != nil {
+			r.Error(err)
+		}
+	}
+}
+
+func (r *rig) operatorSessionKey(id string) string {
+	r.Helper()
+	keys := r.keys("tb:*:wl:" + id)
+	if len(keys) != 1 {
+		r.Fatalf("%d keys of a session on the list", len(keys))
+	}
+	return keys[0]
 }

@@ -122,6 +122,8 @@ func everyKind(r *rig, s *vault.Store) (check func(*vault.Store)) {
 	must(s.SaveSession(r.ctx(), session, []byte("data"), time.Now().Add(time.Hour)))
 	must(s.CreateSignIn(r.ctx(), session, operatorRun("canary")))
 	must(s.SetOperatorEpoch(r.ctx(), "oidc:"+tenant(r), "epoch", time.Now().Add(time.Hour)))
+	in := operatorSession(1)
+	must(s.BeginOperatorSession(r.ctx(), in, time.Now().Add(time.Hour)))
 	must(s.Beat(r.ctx(), broker.Replica{ID: tenant(r), Host: "here"}))
 	r.turnOff(s, drive)
 	table, err := s.Switches(r.ctx())
@@ -179,6 +181,9 @@ func everyKind(r *rig, s *vault.Store) (check func(*vault.Store)) {
 		}
 		if epoch, err := s.OperatorEpoch(r.ctx(), "oidc:"+tenant(r)); err != nil || epoch != "epoch" {
 			r.Errorf("epoch: %q, %v", epoch, err)
+		}
+		if one, err := s.OperatorSession(r.ctx(), in.ID); err != nil || one.Name != in.Name {
+			r.Errorf("who is signed in: %+v, %v", one, err)
 		}
 		if all, _, err := s.AllReplicas(r.ctx()); err != nil || !strings.Contains(fmt.Sprint(all), "here") {
 			r.Errorf("replicas: %v", err)

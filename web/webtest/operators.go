@@ -18,6 +18,8 @@ type Operators struct {
 	Roles []broker.OperatorRole
 	// Epochs, if set, is told the operators whose sessions EndOperatorSessions ends.
 	Epochs broker.OperatorEpochs
+	// List, if set, is who is signed in.
+	List broker.OperatorSessions
 }
 
 // BeginOperatorSignIn as web.Service.
@@ -56,6 +58,38 @@ func (s *Service) OperatorGrants(groups []string) []broker.OperatorGrant {
 		}
 	}
 	return grants
+}
+
+// SignedInOperators as web.Service, with the real one's rules.
+func (s *Service) SignedInOperators(ctx context.Context, op broker.Operator, position string, limit int) (all []broker.SignedInOperator, next string, err error) {
+	s.note("SignedInOperators")
+	if err := op.Check(broker.PermitOperators, broker.Everywhere); err != nil || s.Operators.List == nil {
+		return nil, "", err
+	}
+	found, next, err := s.Operators.List.OperatorSessions(ctx, position, limit)
+	for _, one := range found {
+		in := broker.SignedInOperator{OperatorSession: one, Grants: s.OperatorGrants(one.Groups), Own: one.Operator == op.ID}
+		if one.ByToken {
+			in.Grants = []broker.OperatorGrant{{Role: broker.RoleAdmin}}
+		}
+		all = append(all, in)
+	}
+	return all, next, err
+}
+
+// EndOperatorSession as web.Service, with the real one's rules.
+func (s *Service) EndOperatorSession(ctx context.Context, op broker.Operator, id, reason string) error {
+	s.note("EndOperatorSession " + reason)
+	if err := op.Check(broker.PermitOperators, broker.Everywhere); err != nil {
+		return err
+	}
+	if err := broker.ValidateReason(reason); err != nil {
+		return err
+	}
+	if _, err := s.Operators.List.OperatorSession(ctx, id); err != nil {
+		return broker.Errorf(broker.CodeNotFound, "that session is over already")
+	}
+	return s.Operators.List.EndOperatorSession(ctx, id)
 }
 
 // EndOperatorSessions as web.Service, with the real one's rules.

@@ -19,6 +19,7 @@ type Sessions struct {
 	mu     sync.Mutex
 	byName map[string]session
 	epochs map[string]string
+	list   map[string]listed
 }
 
 type session struct {

@@ -74,7 +74,7 @@ func TestOperatorsInChromium(t *testing.T) {
 		p.says("Person " + login)
 		p.do(chromedp.Navigate(o.rig.public + "/dashboard/operators"))
 		if login == "admin" {
-			o.at(p, "/dashboard/operators", "Other operators")
+			o.at(p, "/dashboard/operators", "Operators")
 		} else {
 			p.refusedWith(http.StatusForbidden)
 		}
@@ -136,9 +136,9 @@ func TestOperatorsLeaveInChromium(t *testing.T) {
 	// An administrator ends the auditor's.
 	admin := o.browser(t, looks[0])
 	o.signIn(admin, "/dashboard/operators", "admin")
-	o.at(admin, "/dashboard/operators", "Other operators")
+	o.at(admin, "/dashboard/operators", "Operators")
 	admin.do(chromedp.SendKeys(chromedp.CSS("#operator"), "oidc:s-auditor"), chromedp.SendKeys(chromedp.CSS("#reason"), "left us\r"))
-	o.at(admin, "/dashboard/operators?notice=sessions_ended", "Other operators")
+	o.at(admin, "/dashboard/operators?notice=sessions_ended", "Operators")
 	all[2].reload()
 	o.at(all[2], "/dashboard/session", "Operator sign-in")
 }
