@@ -16,6 +16,7 @@ type loginParty struct {
 	setting string // where the operator configured it: "under clients: login"
 	client  string // of the API whose users sign in there; empty: operators do
 	uri     string // our redirect URI there
+	silent bool   // LoginRequest.Silent
 	// url is as Logins.AuthorizationURL; nil: the login is not configured any more.
 	url func(ctx context.Context, req LoginRequest) (Authorization, error)
 }
@@ -47,7 +48,7 @@ func (s *Service) beginRun(ctx context.Context, party loginParty, state, browser
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.UpstreamTimeout)
 	defer cancel()
-	auth, err := party.url(ctx, LoginRequest{RedirectURI: party.uri, State: state, Nonce: nonce, Verifier: verifier, Fresh: again})
+	auth, err := party.url(ctx, LoginRequest{RedirectURI: party.uri, State: state, Nonce: nonce, Verifier: verifier, Fresh: again, Silent: party.silent})
 	if err != nil {
 		return LoginRun{}, Secret{}, s.loginFault(ctx, party, err)
 	}

@@ -54,6 +54,15 @@ type OperatorRun struct {
 	LoginRun
 	// To is the page that the browser asked for first.
 	To string
+	// Again is the session whose operator's groups are asked for anew; the zero one: somebody signs in.
+	Again OperatorAgain
+}
+
+// OperatorAgain is a session for which the provider is asked again who is there, and in which groups.
+type OperatorAgain struct {
+	Session  string // OperatorSession.ID
+	Operator string
+	Since    time.Time // when somebody signed in
 }
 
 // OperatorSignIns keeps sign-ins of operators that are under way, sealed, until their LoginRun.Until.
@@ -85,6 +94,8 @@ type OperatorSignedIn struct {
 	To     string // as in OperatorRun; also beside an error, as far as it is known
 	// IDToken is for SignOutAtProvider; sessions keep it sealed.
 	IDToken Secret
+	// Since is when the session began that this one goes on from (RecheckOperator); zero: with this sign-in.
+	Since time.Time
 }
 
 // OperatorByLogin is the id of an operator who signed in at the provider.
@@ -102,15 +113,29 @@ func (s *Service) operatorParty() loginParty {
 	return p
 }
 
-// BeginOperatorSignIn begins a sign-in of whoever is at the browser. fresh: who is signed in there already must sign in again.
-func (s *Service) BeginOperatorSignIn(ctx context.Context, to string, fresh bool) (OperatorStart, error) {
-	ctx, end := s.telemetry.begin(ctx, "broker.BeginOperatorSignIn", "")
-	start, err := s.beginOperatorSignIn(ctx, to, fresh)
+// ErrSignInNeeded: the provider can't tell without a question whether it is still the same person, so somebody must sign in anew.
+var ErrSignInNeeded = errors.New("the provider would have to ask who is there")
+
+// RecheckOperator asks the provider anew in which groups the operator of a session is, without showing anything: it answers with what
+// FinishOperatorSignIn takes, and then another session takes the place of that one.
+func (s *Service) RecheckOperator(ctx context.Context, to string, again OperatorAgain) (OperatorStart, error) {
+	ctx, end := s.telemetry.begin(ctx, "broker.RecheckOperator", "")
+	party := s.operatorParty()
+	party.silent = true
+	start, err := s.beginOperatorSignIn(ctx, party, OperatorRun{To: to, Again: again}, false)
 	end(err)
 	return start, err
 }
 
-func (s *Service) beginOperatorSignIn(ctx context.Context, to string, fresh bool) (OperatorStart, error) {
+// BeginOperatorSignIn begins a sign-in of whoever is at the browser. fresh: who is signed in there already must sign in again.
+func (s *Service) BeginOperatorSignIn(ctx context.Context, to string, fresh bool) (OperatorStart, error) {
+	ctx, end := s.telemetry.begin(ctx, "broker.BeginOperatorSignIn", "")
+	start, err := s.beginOperatorSignIn(ctx, s.operatorParty(), OperatorRun{To: to}, fresh)
+	end(err)
+	return start, err
+}
+
+func (s *Service) beginOperatorSignIn(ctx context.Context, party loginParty, of OperatorRun, fresh bool) (OperatorStart, error) {
 	state, err := s.ids().secret(32)
 	if err != nil {
 		return OperatorStart{}, serverError(err)
@@ -119,14 +144,15 @@ func (s *Service) beginOperatorSignIn(ctx context.Context, to string, fresh bool
 	if err != nil {
 		return OperatorStart{}, serverError(err)
 	}
-	run, location, err := s.beginRun(ctx, s.operatorParty(), state, browser, fresh)
+	run, location, err := s.beginRun(ctx, party, state, browser, fresh)
 	if err != nil {
 		return OperatorStart{}, err
 	}
+	of.LoginRun = run
 	// A crash behind this leaves a record that ends by itself.
 	store, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
-	if err := s.cfg.OperatorSignIns.CreateSignIn(store, state, OperatorRun{LoginRun: run, To: to}); err != nil {
+	if err := s.cfg.OperatorSignIns.CreateSignIn(store, state, of); err != nil {
 		return OperatorStart{}, storeError("store the sign-in", err)
 	}
 	return OperatorStart{Location: location, CookieName: operatorCookie(state), Cookie: browser, MaxAge: FlowLife}, nil
@@ -138,12 +164,12 @@ func (s *Service) beginOperatorSignIn(ctx context.Context, to string, fresh bool
 // by ErrGroupsElsewhere.
 func (s *Service) FinishOperatorSignIn(ctx context.Context, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
 	ctx, end := s.telemetry.begin(ctx, "broker.FinishOperatorSignIn", "")
-	who, err := s.finishOperatorSignIn(ctx, cb, requestID, traceID)
+	who, err := s.finishOperatorRun(ctx, cb, requestID, traceID)
 	end(err)
 	return who, err
 }
 
-func (s *Service) finishOperatorSignIn(ctx context.Context, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
+func (s *Service) finishOperatorRun(ctx context.Context, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
 	party := s.operatorParty()
 	if party.url == nil {
 		return OperatorSignedIn{}, party.gone()
@@ -155,7 +181,14 @@ func (s *Service) finishOperatorSignIn(ctx context.Context, cb LoginCallback, re
 	if err != nil {
 		return OperatorSignedIn{}, err
 	}
-	who := OperatorSignedIn{To: run.To}
+	if run.Again.Session == "" {
+		return s.finishOperatorSignIn(ctx, party, run, cb, requestID, traceID)
+	}
+	return s.finishRecheck(ctx, party, run, cb, requestID, traceID)
+}
+
+func (s *Service) finishOperatorSignIn(ctx context.Context, party loginParty, run OperatorRun, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
+	who := OperatorSignedIn{To: run.To, Since: run.Again.Since}
 	req, err := s.readAnswer(ctx, party, run.LoginRun, loginAnswer{Code: cb.Code, Issuer: cb.Issuer, HasIssuer: cb.HasIssuer, Error: cb.Error})
 	if err != nil {
 		return who, err
@@ -173,6 +206,9 @@ func (s *Service) finishOperatorSignIn(ctx context.Context, cb LoginCallback, re
 		return who, Errorf(CodeLoginFailed, "the sign-in could not be verified; start again")
 	}
 	who.ID, who.Name, who.IDToken = OperatorByLogin(person.Subject), person.words(), person.IDToken
+	if run.Again.Session != "" && who.ID != run.Again.Operator {
+		return OperatorSignedIn{To: run.To}, Errorf(CodeLoginFailed, "somebody else is signed in at the provider")
+	}
 	who.Groups = s.groupsWithRoles(person.Groups)
 	who.Grants = s.OperatorGrants(who.Groups)
 	op := Operator{ID: who.ID, Grants: who.Grants, RequestID: requestID, TraceID: traceID}
@@ -186,7 +222,11 @@ func (s *Service) finishOperatorSignIn(ctx context.Context, cb LoginCallback, re
 		return who, Errorf(CodeAccessDenied, "no role is configured for the groups of this person").Because(ErrNoRole)
 	}
 	// Not recorded means not signed in. A crash behind this leaves an event of a sign-in that came to nothing.
-	if err := s.RecordOperator(ctx, op, EventOperatorSignedIn, "ok", firstBytes(who.Name+": "+op.RoleNames(), maxReason)); err != nil {
+	roles := op.RoleNames()
+	if run.Again.Session != "" {
+		roles += ", looked up anew"
+	}
+	if err := s.RecordOperator(ctx, op, EventOperatorSignedIn, "ok", firstBytes(who.Name+": "+roles, maxReason)); err != nil {
 		return OperatorSignedIn{To: run.To}, err
 	}
 	return who, nil

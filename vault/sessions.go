@@ -66,14 +66,18 @@ func (s *Store) DeleteSession(ctx context.Context, token broker.Secret) error {
 type storedSignIn struct {
 	Login *storedLogin `json:"lg"`
 	To    string       `json:"to,omitempty"`
+	// of OperatorRun.Again
+	Session  string `json:"as,omitempty"`
+	Operator string `json:"ao,omitempty"`
+	Since    int64  `json:"ai,omitempty"`
 }
 
 func storeSignIn(run broker.OperatorRun) storedSignIn {
-	return storedSignIn{Login: storeLogin(run.LoginRun), To: run.To}
+	return storedSignIn{Login: storeLogin(run.LoginRun), To: run.To, Session: run.Again.Session, Operator: run.Again.Operator, Since: millis(run.Again.Since)}
 }
 
 func (s storedSignIn) run() broker.OperatorRun {
-	return broker.OperatorRun{LoginRun: s.Login.login(), To: s.To}
+	return broker.OperatorRun{LoginRun: s.Login.login(), To: s.To, Again: broker.OperatorAgain{Session: s.Session, Operator: s.Operator, Since: fromMillis(s.Since)}}
 }
 
 // CreateSignIn implements broker.OperatorSignIns.

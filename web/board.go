@@ -63,6 +63,7 @@ func (b *board) MaySomewhere(p broker.Permission) bool { return b.Op.MaySomewher
 var boardNotices = map[string]string{
 	"disabled":            "Disabled. Every replica refuses it from now on.",
 	"enabled":             "Enabled. It works again from now on.",
+	"not_sent":            "What you sent was not done: first your groups had to be looked up anew. Send it again.",
 	"job_started":         "Started. It goes on by itself.",
 	"job_pause":           "Paused. What was under way is finished.",
 	"job_resume":          "Resumed.",
@@ -93,6 +94,9 @@ func (w *Web) boardPage(p broker.Permission, show func(c echo.Context, b *board)
 		op, ok := w.operator(c, session)
 		if !ok {
 			return w.askToSignIn(c)
+		}
+		if w.stale(session) {
+			return w.recheck(c, ctx, session, boardPath(c.Request().URL.RequestURI()))
 		}
 		if !op.MaySomewhere(p) {
 			return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this page")
@@ -127,6 +131,9 @@ func (w *Web) boardAction(p broker.Permission, act func(c echo.Context, b *board
 		}
 		if subtle.ConstantTimeCompare([]byte(form("form")), []byte(w.sessions.formToken(session))) != 1 {
 			return broker.Errorf(broker.CodeAccessDenied, "the form is not of this session; load the page anew")
+		}
+		if w.stale(session) && !leaves(c) {
+			return w.recheck(c, ctx, session, withNotice(cmp.Or(boardPath(formPage(c)), dashboardPath), "not_sent"))
 		}
 		if !op.MaySomewhere(p) {
 			return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this")

@@ -103,7 +103,7 @@ func (w *Web) live(p broker.Permission, begin func(c echo.Context, b *board) (li
 		}
 		op, ok := w.operator(c, session)
 		switch {
-		case !ok:
+		case !ok, w.stale(session):
 			return w.askToSignIn(c)
 		case !op.MaySomewhere(p):
 			return broker.Errorf(broker.CodeAccessDenied, "your role does not allow this page")
@@ -198,6 +198,9 @@ type liveTurns struct {
 // errSignedOut ends a stream whose session is over.
 var errSignedOut = errors.New("the session is over")
 
+// errStale ends a stream whose operator's groups must be asked for anew: that takes a page.
+var errStale = errors.New("the groups are to be looked up anew")
+
 // look is a turn: who asks is looked at first.
 func (s *liveTurns) look(ctx context.Context, look liveLook) (liveTurn, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.w.cfg.PageTimeout)
@@ -209,6 +212,9 @@ func (s *liveTurns) look(ctx context.Context, look liveLook) (liveTurn, error) {
 	op, ok := s.w.operator(s.c, session)
 	if !ok {
 		return liveTurn{}, errSignedOut
+	}
+	if s.w.stale(session) {
+		return liveTurn{}, errStale
 	}
 	return look(ctx, op, true)
 }
@@ -258,6 +264,10 @@ var errGone = errors.New("the browser is gone")
 // end tells the page why, where it can't find out by coming again.
 func (s *liveTurns) end(ctx context.Context, err error) error {
 	if errors.Is(err, errGone) || ctx.Err() != nil {
+		return nil
+	}
+	if errors.Is(err, errStale) {
+		_ = s.send("stale", "", 0)
 		return nil
 	}
 	if code := broker.CodeOf(err); errors.Is(err, errSignedOut) || code == broker.CodeAccessDenied || code == broker.CodeNotFound {

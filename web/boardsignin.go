@@ -18,6 +18,8 @@ const dashboardPath = "/dashboard"
 type Operators interface {
 	// BeginOperatorSignIn begins a sign-in at the operators' OpenID Provider, after which the browser goes to that page of ours.
 	BeginOperatorSignIn(ctx context.Context, to string, fresh bool) (broker.OperatorStart, error)
+	// RecheckOperator asks that provider anew which groups the operator of a session has, without a question to anybody.
+	RecheckOperator(ctx context.Context, to string, again broker.OperatorAgain) (broker.OperatorStart, error)
 	// FinishOperatorSignIn takes what the provider's redirect brought, once.
 	FinishOperatorSignIn(ctx context.Context, cb broker.LoginCallback, requestID, traceID string) (broker.OperatorSignedIn, error)
 	// SignOutAtProvider is where a browser goes to be signed out at the provider too; a zero Location: nowhere.
@@ -78,13 +80,17 @@ func (w *Web) startSignIn(c echo.Context) error {
 	if err != nil {
 		return w.signInFailed(c, err, broker.OperatorSignedIn{To: next})
 	}
+	return w.toProvider(c, start, "On to your organisation's sign-in")
+}
+
+func (w *Web) toProvider(c echo.Context, start broker.OperatorStart, heading string) error {
 	if !destination(start.Location) {
 		return broker.Errorf(broker.CodeProviderMisconfigured, "the authorization endpoint is neither https nor loopback")
 	}
 	if err := w.setCookie(c.Response(), start.CookieName, start.Cookie.Reveal(), start.MaxAge); err != nil {
 		return err
 	}
-	return w.onward(c, "On to your organisation's sign-in", start.Location.Reveal())
+	return w.onward(c, heading, start.Location.Reveal())
 }
 
 // operatorCallback is GET /dashboard/callback, the redirect URI at the operators' OpenID Provider.
@@ -110,7 +116,7 @@ func (w *Web) operatorCallback(c echo.Context) error {
 	if err != nil {
 		return w.signInFailed(c, err, who)
 	}
-	if err := w.openSession(c, ctx, signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups, idToken: who.IDToken}); err != nil {
+	if err := w.openSession(c, ctx, signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups, idToken: who.IDToken, since: who.Since}); err != nil {
 		return err
 	}
 	return w.onward(c, "You are signed in", cmp.Or(boardPath(who.To), dashboardPath))
@@ -151,6 +157,10 @@ func (w *Web) signInFailed(c echo.Context, err error, who broker.OperatorSignedI
 	case code == broker.CodeInvalidRequest:
 		p.Heading, p.Text = "This sign-in is over", "It was finished already, or it took more than ten minutes."
 		p.Next, p.Again = "Begin anew.", "Sign in"
+	case errors.Is(err, broker.ErrSignInNeeded):
+		status = http.StatusUnauthorized
+		p.Heading, p.Text = "Sign in again", "Your organisation was asked whether your groups are still the same, and can't tell without asking you."
+		p.Again = "Sign in"
 	case code == broker.CodeLoginFailed:
 		p.Heading, p.Text = "You are not signed in", "The sign-in was given up, or nothing proves who you are."
 		p.Fresh = true

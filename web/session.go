@@ -35,6 +35,7 @@ const (
 	sessionForm     = "form"  // goes along with every form of the session
 	sessionIDToken  = "id_token"
 	sessionListed   = "listed" // its id on the list of sessions
+	sessionAsked    = "asked"  // when the provider said which groups, in ms
 )
 
 // Sessions keeps logins at the dashboard, and which of them were ended together.
@@ -60,6 +61,7 @@ type signedIn struct {
 	// idToken is the provider's; zero: it is not known, or too long to be kept.
 	idToken broker.Secret
 	listed  string // its id on the list of sessions
+	asked   time.Time
 }
 
 // maxIDToken bounds the ID token that a session keeps, in bytes: sessions are written with every page.
@@ -210,7 +212,7 @@ func (s *sessions) of(ctx context.Context) signedIn {
 	return signedIn{
 		way: way, id: s.manager.GetString(ctx, sessionOperator), name: s.manager.GetString(ctx, sessionName), groups: groups,
 		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)), idToken: broker.NewSecret(s.manager.GetString(ctx, sessionIDToken)),
-		listed: s.manager.GetString(ctx, sessionListed),
+		listed: s.manager.GetString(ctx, sessionListed), asked: time.UnixMilli(s.manager.GetInt64(ctx, sessionAsked)),
 	}
 }
 
@@ -233,12 +235,15 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 		return storeDown(err)
 	}
 	now := s.now()
+	if who.since.IsZero() {
+		who.since = now
+	}
 	if who.listed, err = s.enlist(ctx, who, epoch, now, before); err != nil {
 		return err
 	}
 	for name, value := range map[string]any{
 		sessionListed: who.listed, sessionOperator: who.id, sessionName: who.name, sessionGroups: who.groups, sessionWay: who.way, sessionLogin: s.logins[who.way],
-		sessionSince: now.UnixMilli(), sessionEpoch: epoch,
+		sessionSince: who.since.UnixMilli(), sessionAsked: now.UnixMilli(), sessionEpoch: epoch,
 	} {
 		s.manager.Put(ctx, name, value)
 	}
@@ -261,8 +266,8 @@ func (s *sessions) enlist(ctx context.Context, who signedIn, epoch string, now t
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*sessionTimeout)
 	defer cancel()
-	one := broker.OperatorSession{ID: id, Operator: who.id, Name: who.name, Groups: who.groups, ByToken: who.way == wayToken, Epoch: epoch, Since: now, Seen: now}
-	err = s.list.BeginOperatorSession(ctx, one, s.listedUntil(now))
+	one := broker.OperatorSession{ID: id, Operator: who.id, Name: who.name, Groups: who.groups, ByToken: who.way == wayToken, Epoch: epoch, Since: who.since, Seen: now}
+	err = s.list.BeginOperatorSession(ctx, one, s.listedUntil(who.since))
 	if err == nil && before != "" {
 		err = s.list.EndOperatorSession(ctx, before)
 	}

@@ -79,6 +79,8 @@ type Config struct {
 	OperatorLogin string
 	// SessionIdle ends a session of the dashboard that is not used for so long (default 30 min), SessionLife every one (default 12 h).
 	SessionIdle, SessionLife time.Duration
+	// OperatorRecheck is how long holds what the provider said of somebody's groups; then it is asked again. Default 1 h.
+	OperatorRecheck time.Duration
 	// Themes are how the pages look for the users of a client, by its id; a client that is not here has our own look.
 	Themes map[string]Theme
 	// Tenants that the dashboard can show, and Clients that it can disable, in this order.
@@ -148,7 +150,7 @@ func New(cfg Config) (*Web, error) {
 	}
 	for d, def := range map[*time.Duration]time.Duration{
 		&cfg.MissEvery: 2 * time.Second, &cfg.PageTimeout: 10 * time.Second, &cfg.FlowTimeout: 90 * time.Second, &cfg.ExportTimeout: 15 * time.Minute,
-		&cfg.SessionIdle: 30 * time.Minute, &cfg.SessionLife: 12 * time.Hour,
+		&cfg.SessionIdle: 30 * time.Minute, &cfg.SessionLife: 12 * time.Hour, &cfg.OperatorRecheck: time.Hour,
 	} {
 		if *d <= 0 {
 			*d = def

@@ -192,7 +192,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	}
 	pages, err := web.New(web.Config{
 		Service: a.service, Sessions: a.store, PublicURL: c.PublicURL, DashboardTokenSHA256: c.Dashboard.TokenSHA256, Tenants: tenants, Clients: everyClient, Themes: themes,
-		OperatorLogin: c.Dashboard.loginName(), SessionIdle: c.Dashboard.Idle, SessionLife: c.Dashboard.Absolute,
+		OperatorLogin: c.Dashboard.loginName(), SessionIdle: c.Dashboard.Idle, SessionLife: c.Dashboard.Absolute, OperatorRecheck: c.Dashboard.Recheck,
 		ClientIP: address, RequestID: requestID, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	})
 	if err != nil {

@@ -20,6 +20,7 @@ type DashboardConfig struct {
 	Roles       []broker.OperatorRole // of those who sign in there
 	Idle        time.Duration         // a session ends unless it is used; default 30 min
 	Absolute    time.Duration         // and in any case; default 12 h
+	Recheck     time.Duration         // how long holds what Login said of groups; default 1 h
 }
 
 // loginName names what sessions of those who sign in at the provider hang on; "" where nobody does.
@@ -52,7 +53,7 @@ func (o object) dashboard(clients []ClientConfig) DashboardConfig {
 			cfg.TokenSHA256 = hex.EncodeToString(digest[:])
 		}
 	}
-	cfg.Login = d.operatorLogin()
+	cfg.Login, cfg.Recheck = d.operatorLogin()
 	cfg.Roles = d.roles(clients)
 	if s := d.get("session"); s != nil {
 		if session, ok := o.s.object(s, "dashboard.session", "idle", "absolute"); ok {
@@ -66,15 +67,17 @@ func (o object) dashboard(clients []ClientConfig) DashboardConfig {
 	return cfg
 }
 
-func (o object) operatorLogin() *login.OperatorConfig {
+func (o object) operatorLogin() (*login.OperatorConfig, time.Duration) {
+	recheck := time.Hour
 	n := o.get("login")
 	if n == nil {
-		return nil
+		return nil, recheck
 	}
-	l, ok := o.s.object(n, o.at("login"), append(loginKeys(), "groups_claim", "name_claim", "sign_out")...)
+	l, ok := o.s.object(n, o.at("login"), append(loginKeys(), "groups_claim", "name_claim", "sign_out", "recheck")...)
 	if !ok {
-		return nil
+		return nil, recheck
 	}
+	recheck = l.duration("recheck", recheck, time.Second, broker.LongestSession)
 	cfg := &login.OperatorConfig{
 		ClientConfig: l.loginClient("tokenbroker-dashboard"), GroupsClaim: l.text("groups_claim", "groups", claimName), NameClaim: l.text("name_claim", "", claimName),
 		SignOutHere: l.text("sign_out", "provider", oneOf("provider", "here")) == "here",
@@ -85,7 +88,7 @@ func (o object) operatorLogin() *login.OperatorConfig {
 	if roles, _ := o.list("roles"); len(roles) == 0 && !o.s.settled[o.at("roles")] {
 		o.fail("roles", "", o.node, "is missing or empty: whoever signs in by login gets in by a role of one of their groups; add roles: [{group: sre, role: operator}]")
 	}
-	return cfg
+	return cfg, recheck
 }
 
 // roles reads which groups have which roles.

@@ -65,7 +65,8 @@ func sessionKeyOf(r *rig, token broker.Secret) string {
 }
 
 func operatorRun(text string) broker.OperatorRun {
-	return broker.OperatorRun{To: "/dashboard?q=" + text, LoginRun: broker.LoginRun{
+	again := broker.OperatorAgain{Session: text + "-session", Operator: "oidc:" + text, Since: time.Now().UTC().Truncate(time.Millisecond)}
+	return broker.OperatorRun{To: "/dashboard?q=" + text, Again: again, LoginRun: broker.LoginRun{
 		StateDigest: "sd", Browser: "bw", Nonce: broker.NewSecret(text + "-nonce"), Verifier: broker.NewSecret(text + "-verifier"), Fingerprint: "fp", Issuer: "https://sso.example", IssuerRequired: true,
 		Until: time.Now().Add(10 * time.Minute).UTC().Truncate(time.Millisecond),
 	}}
@@ -82,7 +83,7 @@ func testOperatorSignIns(r *rig) {
 		r.Fatal(err)
 	}
 	got, err := r.store().SignIn(r.ctx(), state)
-	if err != nil || got.To != run.To || got.Nonce.Reveal() != run.Nonce.Reveal() || got.Verifier.Reveal() != run.Verifier.Reveal() || !got.Until.Equal(run.Until) || got.Browser != "bw" || !got.IssuerRequired {
+	if err != nil || got.To != run.To || got.Again != run.Again || got.Nonce.Reveal() != run.Nonce.Reveal() || got.Verifier.Reveal() != run.Verifier.Reveal() || !got.Until.Equal(run.Until) || got.Browser != "bw" || !got.IssuerRequired {
 		r.Fatalf("stored and read back: %+v, %v", got, err)
 	}
 	// A session's token is no state, nor the other way round.

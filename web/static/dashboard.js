@@ -88,6 +88,11 @@
       say("over");
       if (again) again.textContent = "Sign in again";
     });
+    stream.addEventListener("stale", () => {
+      over = true;
+      close();
+      say("stale");
+    });
     stream.addEventListener("ended", () => {
       over = true;
       close();

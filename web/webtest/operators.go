@@ -12,6 +12,8 @@ import (
 type Operators struct {
 	Begin  func(next string, fresh bool) (broker.OperatorStart, error)
 	Finish func(cb broker.LoginCallback) (broker.OperatorSignedIn, error)
+	// Recheck asks for the groups of a session anew.
+	Recheck func(next string, again broker.OperatorAgain) (broker.OperatorStart, error)
 	// Leave is where a browser signs out at the provider; nil: nowhere.
 	Leave func(idToken broker.Secret) (broker.OperatorStart, error)
 	// Roles are those of the configuration.
@@ -29,6 +31,15 @@ func (s *Service) BeginOperatorSignIn(_ context.Context, next string, fresh bool
 		return broker.OperatorStart{}, nothing()
 	}
 	return s.Operators.Begin(next, fresh)
+}
+
+// RecheckOperator as web.Service.
+func (s *Service) RecheckOperator(_ context.Context, to string, again broker.OperatorAgain) (broker.OperatorStart, error) {
+	s.note("RecheckOperator " + to)
+	if s.Operators.Recheck == nil {
+		return broker.OperatorStart{}, nothing()
+	}
+	return s.Operators.Recheck(to, again)
 }
 
 // FinishOperatorSignIn as web.Service.

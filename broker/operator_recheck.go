@@ -1,0 +1,52 @@
+package broker
+
+import (
+	"context"
+	"errors"
+)
+
+// This file ends the session before, once the operators' provider has said anew who is there and in which groups.
+
+// finishRecheck is finishOperatorSignIn of a run of RecheckOperator. Whatever the provider said, the session before is over then, unless
+// it said nothing: who left meanwhile, or was ended, does not come back by it. login_failed by ErrSignInNeeded: somebody must sign in.
+func (s *Service) finishRecheck(ctx context.Context, party loginParty, run OperatorRun, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
+	over := OperatorSignedIn{To: run.To}
+	if s.cfg.OperatorSessions == nil || s.cfg.OperatorEpochs == nil {
+		return over, serverError(errors.New("config lacks OperatorSessions or OperatorEpochs"))
+	}
+	if err := s.goesOn(ctx, run.Again); err != nil {
+		return over, err
+	}
+	who, err := s.finishOperatorSignIn(ctx, party, run, cb, requestID, traceID)
+	code := CodeOf(err)
+	if err != nil && (code == CodeProviderUnavailable || code == CodeTemporarilyUnavailable) {
+		return who, err
+	}
+	store, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
+	defer cancel()
+	if endErr := s.cfg.OperatorSessions.EndOperatorSession(store, run.Again.Session); endErr != nil {
+		return over, storeError("end the session before", endErr)
+	}
+	if code == CodeLoginFailed && !errors.Is(err, ErrGroupsElsewhere) {
+		err = Errorf(CodeLoginFailed, "the provider does not say without a question that it is the same person; sign in again").Because(ErrSignInNeeded)
+	}
+	return who, err
+}
+
+// goesOn is the error where the session is over by now.
+func (s *Service) goesOn(ctx context.Context, again OperatorAgain) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.StoreTimeout)
+	defer cancel()
+	one, err := s.cfg.OperatorSessions.OperatorSession(ctx, again.Session)
+	epoch := ""
+	if err == nil {
+		epoch, err = s.cfg.OperatorEpochs.OperatorEpoch(ctx, one.Operator)
+	}
+	switch {
+	case errors.Is(err, ErrNotFound), err == nil && (one.Operator != again.Operator || epoch != "" && epoch != one.Epoch):
+		return Errorf(CodeLoginFailed, "the session ended meanwhile; sign in again").Because(ErrSignInNeeded)
+	case err != nil:
+		return storeError("read the session before", err)
+	}
+	return nil
+}
