@@ -18,6 +18,10 @@ type Attention struct {
 	// What is wrong, and what to Do about it, in plain words. They may hold names of connectors and hosts, nothing of users.
 	What, Do string
 	Since    time.Time // zero: not known
+
+	// Of AttentionProvider: whether it is our client that is refused, and what refreshes tell of it.
+	refused   bool
+	refreshes string
 }
 
 // Severity is how much of a hurry it is.
@@ -71,13 +75,45 @@ const (
 func (s *Service) attention(op Operator, tenant string, one glance, v Vitals) []Attention {
 	now := s.cfg.Now().UTC()
 	found := slices.Concat(
-		refreshTrouble(one.minutes, now), endedTrouble(one.minutes), s.circuitTrouble(v, tenant), s.jobTrouble(v, op, tenant, now),
+		s.oneOutage(s.circuitTrouble(v, tenant), refreshTrouble(one.minutes, now)), endedTrouble(one.minutes), s.jobTrouble(v, op, tenant, now),
 		trailTrouble(v, op, tenant), switchedOff(v, op, tenant), endingSoon(one, tenant),
 	)
 	if op.May(PermitHealth, Everywhere) {
 		found = append(found, vitalTrouble(v)...)
 	}
 	return ordered(found)
+}
+
+// oneOutage tells of an outage once: that refreshes fail is a part of what is told of the provider that replicas pause at for it.
+func (s *Service) oneOutage(circuits, refreshes []Attention) []Attention {
+	for _, r := range refreshes {
+		i := slices.IndexFunc(circuits, func(c Attention) bool {
+			return r.refused == c.refused && s.sameOutage(c.Connector, r.Connector, r.refused)
+		})
+		if i < 0 {
+			circuits = append(circuits, r)
+			continue
+		}
+		c := &circuits[i]
+		if !r.Since.IsZero() && r.Since.Before(c.Since) {
+			c.Since = r.Since
+		}
+		if c.refreshes == "" { // of one connector, where several have the provider in common
+			c.refreshes = r.refreshes
+			c.What = strings.TrimSuffix(c.What, ".") + ": " + r.refreshes + "."
+		}
+	}
+	return circuits
+}
+
+// sameOutage tells whether one provider's trouble, or where it refuses us one client's, is that of both connectors.
+func (s *Service) sameOutage(a, b string, client bool) bool {
+	if a == b {
+		return true
+	}
+	one, known := s.cfg.Connectors.Connector(a)
+	other, too := s.cfg.Connectors.Connector(b)
+	return known && too && cmp.Or(one.ProviderID, one.ID) == cmp.Or(other.ProviderID, other.ID) && (!client || cmp.Or(one.ClientKey, one.ID) == cmp.Or(other.ClientKey, other.ID))
 }
 
 // endingSoon tells of grants that nobody can renew and that are over within a day.
@@ -209,6 +245,7 @@ func refreshTrouble(buckets []BucketCounts, now time.Time) (found []Attention) {
 	for connector, one := range sums {
 		if one.refused > 0 {
 			found = append(found, Attention{
+				refused: true, refreshes: times(one.refused, "refresh", "refreshes") + " in the last 5 minutes",
 				Severity: SeverityCritical, Kind: AttentionProvider, Connector: linked(connector), Since: one.refusedAt,
 				What: fmt.Sprintf("The provider of %s refuses our OAuth client: %s in the last 5 minutes.", nameOf(connector), times(one.refused, "refresh", "refreshes")),
 				Do:   "Look whether the client_secret was replaced or has expired at the provider, and put the new one into the configuration with the one before as previous_client_secret. Grants are kept meanwhile.",
@@ -220,7 +257,8 @@ func refreshTrouble(buckets []BucketCounts, now time.Time) (found []Attention) {
 				severity = SeverityCritical
 			}
 			found = append(found, Attention{
-				Severity: severity, Kind: AttentionProvider, Connector: linked(connector), Since: one.since,
+				refreshes: fmt.Sprintf("%d of %d refreshes of %s failed in the last 5 minutes (%s)", one.bad, all, nameOf(connector), codeNames(one.codes)),
+				Severity:  severity, Kind: AttentionProvider, Connector: linked(connector), Since: one.since,
 				What: fmt.Sprintf("Refreshes of %s fail: %d of %d in the last 5 minutes (%s).", nameOf(connector), one.bad, all, codeNames(one.codes)),
 				Do:   "Look at the provider's status page. Tokens that still live are served, the others as soon as the provider answers again; nobody has to consent anew.",
 			})
@@ -292,6 +330,7 @@ func (s *Service) circuitTrouble(v Vitals, tenant string) (found []Attention) {
 		at := times(int64(t.replicas), "replica", "replicas")
 		switch t.Trouble {
 		case troubles[troubleRefused].name:
+			a.refused = true
 			a.What = fmt.Sprintf("The provider of %s does not take our OAuth client; %s pause there.", whose, at)
 			a.Do = "Look whether the client_secret was replaced or has expired at the provider, or the application was disabled. Grants are kept meanwhile."
 		case troubles[troubleThrottled].name:

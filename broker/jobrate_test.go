@@ -86,3 +86,23 @@ func TestJobRate(t *testing.T) {
 		}
 	})
 }
+
+// A connector's connections are ended in each tenant that has any, also where the index of connections has seen none of them yet.
+func TestRevokeAllFindsWhatIsNotIndexed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := brokertest.New(t, 1)
+		defer drain(t, h)
+		many(t, h, 3)
+		h.Store.NotIndexed = func(broker.Connection) bool { return true }
+		job, err := h.Service.RevokeAll(t.Context(), boss(), broker.RevokeAllRequest{Connector: "files", Rate: 10, Reason: "a leak"}, "form-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := background(t, h)
+		time.Sleep(time.Minute)
+		stop()
+		if now := getJob(t, h, job.ID); now.State != broker.JobDone || now.Progress.Done != 3 || live(t, h) != 0 {
+			t.Errorf("%+v, %d are left", now, live(t, h))
+		}
+	})
+}

@@ -16,7 +16,7 @@ type loginParty struct {
 	setting string // where the operator configured it: "under clients: login"
 	client  string // of the API whose users sign in there; empty: operators do
 	uri     string // our redirect URI there
-	silent bool   // LoginRequest.Silent
+	silent  bool   // LoginRequest.Silent
 	// url is as Logins.AuthorizationURL; nil: the login is not configured any more.
 	url func(ctx context.Context, req LoginRequest) (Authorization, error)
 }

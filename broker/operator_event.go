@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -35,11 +36,32 @@ func (s *Service) recordOperator(ctx context.Context, op Operator, entry Entry) 
 	if entry.Outcome == "" {
 		entry.Outcome = "ok"
 	}
+	if err := s.knownTenant(ctx, entry.Tenant); err != nil {
+		return err
+	}
 	var err error
 	if entry.Scopes, err = s.eventScopes(ScopeSet{}, ScopeSet{}); err != nil {
 		return serverError(err)
 	}
 	return s.append(ctx, entry)
+}
+
+// knownTenant is the error for a tenant that there is not, neither in the configuration nor in the store: one that is not configured any
+// more has its connections and its trail.
+func (s *Service) knownTenant(ctx context.Context, tenant string) error {
+	if tenant == Everywhere || s.cfg.Tenant == nil || s.cfg.Tenant(tenant) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.StoreTimeout)
+	defer cancel()
+	all, err := s.cfg.Connections.Tenants(ctx)
+	switch {
+	case err != nil:
+		return storeError("look for the tenant", err)
+	case !slices.Contains(all, tenant):
+		return Errorf(CodeNotFound, "there is no such tenant")
+	}
+	return nil
 }
 
 // firstBytes cuts a text, between characters.

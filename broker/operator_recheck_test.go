@@ -65,7 +65,7 @@ func TestRecheckOperator(t *testing.T) {
 			x.h.Operators.People["ada"] = broker.OperatorIdentity{Subject: "s-9", Groups: []string{"root"}, GroupsGiven: true}
 		}, broker.ErrSignInNeeded, broker.CodeLoginFailed, true},
 		"nobody is signed in there": {func(x *try) { x.cb.Code, x.cb.Error = broker.Secret{}, "login_required" }, broker.ErrSignInNeeded, broker.CodeLoginFailed, true},
-		"the provider is away": {func(x *try) { x.h.Operators.Fail = &broker.UpstreamError{Class: broker.ClassUnsent, What: "away"} }, nil, broker.CodeProviderUnavailable, false},
+		"the provider is away":      {func(x *try) { x.h.Operators.Fail = &broker.UpstreamError{Class: broker.ClassUnsent, What: "away"} }, nil, broker.CodeProviderUnavailable, false},
 		"signed out meanwhile": {func(x *try) {
 			if err := x.h.Operators.EndOperatorSession(t.Context(), x.list); err != nil {
 				t.Fatal(err)

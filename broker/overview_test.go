@@ -147,13 +147,16 @@ func TestAttention(t *testing.T) {
 		p.backlog = broker.Backlog{RevocationsDue: 3}
 		got := look(admin(""))
 		for _, want := range []string{
-			"critical: The provider of files refuses our OAuth client: 1 refresh", "warning: Refreshes of files fail: 34 of 134", "warning: 12 grants of files ended",
+			"critical: The provider of files refuses our OAuth client: 1 refresh", "warning: 12 grants of files ended",
 			"warning: The replica on two is silent", "critical: 2 refreshed tokens wait in the spool of three", "note: Replicas run different versions", "critical: The replica on four is not ready: redis: gone",
-			"critical: The provider of files does not answer; 1 replica pause", "critical: Redis: its append-only file is off", "warning: Redis at r:1 uses 90 %", "warning: The Redis master r:1 has no replica", "warning: 3 revocations were begun",
+			"critical: The provider of files does not answer; 1 replica pause there: 34 of 134 refreshes of files failed in the last 5 minutes (provider_unavailable 34).", "critical: Redis: its append-only file is off", "warning: Redis at r:1 uses 90 %", "warning: The Redis master r:1 has no replica", "warning: 3 revocations were begun",
 		} {
 			if !strings.Contains(got, want) {
 				t.Errorf("it lacks %q:\n%s", want, got)
 			}
+		}
+		if strings.Contains(got, "Refreshes of files fail") {
+			t.Errorf("one outage is told twice: %s", got)
 		}
 		if strings.Contains(got, "foreign") {
 			t.Errorf("a connector that the tenant has not: %s", got)

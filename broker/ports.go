@@ -20,6 +20,9 @@ type Connections interface {
 	// List pages through the tenant's connections in an order of its own that stays the same between pages. The position
 	// is opaque; the first page starts at "", and the last one ends with "".
 	List(ctx context.Context, tenant string, filter ConnectionFilter, position string, limit int) ([]Connection, string, error)
+	// Tenants returns those of which anything was ever recorded, in the order of their names: each that has a connection is among
+	// them from its first one on, which no index has to see first.
+	Tenants(ctx context.Context) ([]string, error)
 	// Release opens the access token of that key, if the record is still at conn.Generation and active, and records the
 	// entry; both or neither, in one step. It is the only way by which an access token leaves. ErrConflict when the record
 	// moved on, or the table of kill switches is no more the one of conn.Switches, ErrNotFound when it is gone, ErrIntegrity when the token does not open (then no entry is written).

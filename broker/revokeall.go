@@ -261,12 +261,12 @@ func (s *Service) lookFor(ctx context.Context, job Job, at *revokePosition, size
 	}
 	tenant := job.Tenant
 	if tenant == Everywhere {
-		classes, err := s.cfg.Index.Classes(ctx)
-		if err != nil {
-			return nil, storeError("look for connections", err)
-		}
 		if tenant = at.Tenant; at.At == "" {
-			tenant = tenantBehind(classes, at.Tenant)
+			all, err := s.cfg.Connections.Tenants(ctx)
+			if err != nil {
+				return nil, storeError("look for connections", err)
+			}
+			tenant = tenantBehind(all, at.Tenant)
 		}
 		if at.Tenant = tenant; tenant == "" {
 			return nil, nil
@@ -281,14 +281,13 @@ func (s *Service) lookFor(ctx context.Context, job Job, at *revokePosition, size
 }
 
 // tenantBehind is the next one in the order of their names; "": there is none.
-func tenantBehind(classes []ClassCount, tenant string) string {
-	next := ""
-	for _, c := range classes {
-		if c.Tenant > tenant && (next == "" || c.Tenant < next) {
-			next = c.Tenant
+func tenantBehind(all []string, tenant string) string {
+	for _, one := range all {
+		if one > tenant {
+			return one
 		}
 	}
-	return next
+	return ""
 }
 
 // revokeBatch ends the connections of batch, the next of at.Batch, no faster than the job's rate. left are those whose provider throttled or did not

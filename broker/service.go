@@ -53,7 +53,10 @@ type Config struct {
 	OperatorEpochs  OperatorEpochs
 	// OperatorSessions lists who is signed in; without it nobody can ask.
 	OperatorSessions OperatorSessions
-	OperatorRoles   []OperatorRole
+	// Tenant tells whether the configuration has the tenant: of one that neither it nor the store knows, nothing is recorded for
+	// operators, so that no name which somebody types leaves a trace. nil: of any.
+	Tenant        func(string) bool
+	OperatorRoles []OperatorRole
 	// Counters keeps what the dashboard draws; without it nothing is counted. Replicas, StoreHealth and Backlogs are what it tells
 	// of the broker itself; what has none it does not tell.
 	Counters    Counters

@@ -86,6 +86,7 @@ func TestPortalForm(t *testing.T) {
 	same(t, "visit", storePortal(portal).portal(portal.Version), portal)
 }
 
+// The fields of a session that is looked at anew came later: a version before them reads the record as a sign-in, which it is.
 func TestSignInForm(t *testing.T) {
 	run := filled[broker.OperatorRun]()
 	golden(t, "sign-in", encoded(t, storeSignIn(run)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"tokenbroker/broker"
 )
@@ -17,6 +18,28 @@ const (
 	listChunk  = 256
 	listBudget = 2048
 )
+
+// Tenants implements broker.Connections. A connection is written with its first event, in one step, which names the stream's tenant in
+// its shard; the index of connections has it only when it was moved there.
+func (s *Store) Tenants(ctx context.Context) ([]string, error) {
+	trails, err := s.indexedTrails(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the tenants: %w", err)
+	}
+	classes, err := s.Classes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the tenants: %w", err)
+	}
+	var all []string
+	for _, name := range trails {
+		all = append(all, name.tenant)
+	}
+	for _, c := range classes {
+		all = append(all, c.Tenant)
+	}
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(tenant string) bool { return tenant == "" }), nil
+}
 
 // List implements broker.Connections: shard after shard, in each by id. A record that can't be read is left out and
 // logged, so that one bad record does not hide the others.

@@ -53,20 +53,20 @@ func (w *Web) endOwnSessions(c echo.Context, b *board, _ func(string) string) er
 // operatorsPage says who is signed in, and ends sessions: one, or all of an operator's.
 type operatorsPage struct {
 	*board
-	Rows       []sessionRow
-	First      bool
-	Next       string // address of the page behind
-	Problem    string
-	Operator   string // whose sessions the form ends
-	Session    string // or the one that it ends
-	Reason     string
+	Rows     []sessionRow
+	First    bool
+	Next     string // address of the page behind
+	Problem  string
+	Operator string // whose sessions the form ends
+	Session  string // or the one that it ends
+	Reason   string
 }
 
 type sessionRow struct {
 	Who, Recorded, Roles, Way string
-	Since, Seen                   moment
+	Since, Seen               moment
 	Own, This                 bool
-	End, EndAll                   string // addresses
+	End, EndAll               string // addresses
 }
 
 // sessionsShown is how many sessions a page of the list has.

@@ -73,10 +73,10 @@ func TestGroupsAreAskedForAnew(t *testing.T) {
 			t.Error("asked before the hour is over")
 		}
 		use(20 * time.Minute)
-		old, looks := s.jar[sessionCookie], s.service.Count("ListAccounts")
+		old, looks := s.jar[sessionCookie], s.service.Count("Accounts")
 		to, back := s.goOn(s.get("/dashboard/accounts?status=active"))
 		status(t, back, http.StatusOK)
-		if to != "/dashboard/accounts?status=active" || s.jar[sessionCookie] == old || s.service.Count("ListAccounts") != looks {
+		if to != "/dashboard/accounts?status=active" || s.jar[sessionCookie] == old || s.service.Count("Accounts") != looks {
 			t.Errorf("goes on to %q, the session changed: %v", to, s.jar[sessionCookie] != old)
 		}
 		contains(t, body(t, s.get("/dashboard/session")), "Your sign-in</h1>", began)

@@ -31,6 +31,24 @@ func (s *Store) Classes(ctx context.Context) ([]broker.ClassCount, error) {
 	return out, nil
 }
 
+// Tenants is part of broker.Connections.
+func (s *Store) Tenants(ctx context.Context) ([]string, error) {
+	done, err := s.enter(ctx, "Tenants")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var all []string
+	for _, r := range s.records {
+		all = append(all, r.conn.Tenant)
+	}
+	for _, e := range s.Trail {
+		all = append(all, e.Tenant)
+	}
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(tenant string) bool { return tenant == "" }), nil
+}
+
 func indexPosition(c broker.Connection) string {
 	return fmt.Sprintf("%011x%s", c.CreatedAt.UnixMilli(), c.ID)
 }
@@ -39,7 +57,7 @@ func indexPosition(c broker.Connection) string {
 func (s *Store) indexed(match func(broker.ConnectionClass) bool) []broker.Connection {
 	var out []broker.Connection
 	for _, r := range s.records {
-		if match(broker.ConnectionClassOf(r.conn, s.Now())) {
+		if match(broker.ConnectionClassOf(r.conn, s.Now())) && (s.NotIndexed == nil || !s.NotIndexed(r.conn)) {
 			out = append(out, r.conn)
 		}
 	}

@@ -24,8 +24,8 @@ type Operators struct {
 	IssuerRequired  bool
 	// EndsSessions: the provider has an end_session_endpoint.
 	EndsSessions bool
-	Redeemed        []broker.LoginResponse
-	requests        map[string]broker.LoginRequest // by nonce
+	Redeemed     []broker.LoginResponse
+	requests     map[string]broker.LoginRequest // by nonce
 
 	runs   map[string]broker.OperatorRun
 	epochs map[string]string

@@ -25,6 +25,8 @@ type Store struct {
 	After func(ctx context.Context, operation string) error
 	// Verified, if set, answers VerifyTrail.
 	Verified func(tenant, position string) broker.VerifiedTrail
+	// NotIndexed, if set, tells what the index of connections has not seen yet.
+	NotIndexed func(broker.Connection) bool
 	// Kept is from when on events are kept.
 	Kept time.Time
 	// Leased is called when a lease was taken, before the caller hears of it: the place where a process may be stopped.

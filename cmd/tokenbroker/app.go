@@ -179,6 +179,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		Guesses:     guesses,
 		Upstream:    a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
+		Tenant:         func(tenant string) bool { return slices.Contains(tenants, tenant) },
 		OperatorLogins: operators, OperatorSignIns: a.store, OperatorEpochs: a.store, OperatorSessions: a.store, OperatorRoles: c.Dashboard.Roles,
 		EarlyRefreshes: earlyRefreshes(c.EarlyRefreshes), RefreshesAtOnce: c.RefreshesAtOnce, StoreFull: a.full.Load, PublicURL: c.PublicURL, Owner: owner, Now: time.Now, Random: rand.Reader, Log: cfg.Log,
 	}); err != nil {

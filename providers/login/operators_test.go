@@ -44,8 +44,7 @@ func TestOperatorAtARealProvider(t *testing.T) {
 		if strings.Count(who.IDToken.Reveal(), ".") != 2 {
 			t.Errorf("thin %v: the ID token did not come along", thin)
 		}
-		who.IDToken = broker.Secret{}
-		want := broker.OperatorIdentity{Issuer: p.url, Subject: "a-1", Name: "Alice Archer", Email: "alice@example.com", Groups: []string{"sre", "staff"}, GroupsGiven: true}
+		want := broker.OperatorIdentity{Issuer: p.url, Subject: "a-1", Name: "Alice Archer", Email: "alice@example.com", Groups: []string{"sre", "staff"}, GroupsGiven: true, IDToken: who.IDToken}
 		if diff := cmp.Diff(want, who); err != nil || diff != "" {
 			t.Errorf("thin %v: %v %s", thin, err, diff)
 		}

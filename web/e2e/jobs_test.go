@@ -34,7 +34,7 @@ func TestJobLive(t *testing.T) {
 	b.do(t, chromedp.Navigate(s.url+"/dashboard/jobs/job-running"), chromedp.WaitVisible(chromedp.CSS(`#live-state[data-state=live]`)))
 	b.do(t, chromedp.Evaluate[chromedp.Void](`window.stays = true; document.querySelector('a[href$="/pause"]').focus()`))
 	change(func() { job.Progress.Done, job.Rate = 249, 77 })
-	shows := func(text string) chromedp.Action {
+	shows := func(text string) chromedp.Action[chromedp.Void] {
 		return chromedp.Evaluate[chromedp.Void](`new Promise((done) => { const look = () => document.getElementById("live").textContent.includes("`+text+`") ? done(true) : setTimeout(look, 20); look(); })`, chromedp.EvalAwaitPromise)
 	}
 	b.do(t, shows("251 of 300"), shows("77 a second"))

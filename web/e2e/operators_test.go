@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 
@@ -13,9 +15,11 @@ import (
 // TestOperatorPages looks at each page on which operators sign in and out, in every look, light and dark, with axe-core. A name that a
 // provider chose is inert (threat 60).
 func TestOperatorPages(t *testing.T) {
-	s := newSite(t, func(c *web.Config) { c.OperatorLogin = "sso" })
+	var sessions web.Sessions
+	s := newSite(t, func(c *web.Config) { c.OperatorLogin, sessions = "sso", c.Sessions })
 	failed := func(code broker.Code) *broker.Error { e := broker.Errorf(code, "x"); e.AtLogin = true; return e }
 	s.service.Operators = webtest.Operators{
+		List:  sessions,
 		Roles: []broker.OperatorRole{{Group: "admins", OperatorGrant: broker.OperatorGrant{Role: broker.RoleAdmin}}, {Group: "admins", OperatorGrant: broker.OperatorGrant{Role: broker.RoleAuditor, Tenant: "acme"}}},
 		Finish: func(cb broker.LoginCallback) (broker.OperatorSignedIn, error) {
 			who := broker.OperatorSignedIn{ID: "oidc:00u1x2y3z4-a-rather-long-subject-as-some-providers-have-them", To: "/dashboard/session"}
@@ -64,6 +68,19 @@ func TestOperatorPages(t *testing.T) {
 	look("session", "/dashboard/session")
 	b.shoot(t, "board-session", desktop)
 	b.shoot(t, "board-session", phone)
+	for i, one := range []broker.OperatorSession{
+		{Operator: "login-token", ByToken: true}, {Operator: "oidc:00u7a9", Name: "Otto Operator <otto@operations.example.com>", Groups: []string{"gone"}},
+		{Operator: "oidc:00u1x2y3z4-a-rather-long-subject-as-some-providers-have-them", Name: `Ada "><img src=x onerror="window.hacked=true"> Lovelace <ada.lovelace@operations.example.com>`, Groups: []string{"admins"}},
+	} {
+		one.ID, one.Since, one.Seen = fmt.Sprint("z-", i), accountsMade, accountsMade.Add(time.Duration(i)*time.Minute)
+		if err := sessions.BeginOperatorSession(t.Context(), one, time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look("operators, the list", "/dashboard/operators")
+	b.shoot(t, "board-operators-list", desktop)
+	b.shoot(t, "board-operators-list", phone)
+	look("operators, one session", "/dashboard/operators?session=z-1")
 	look("operators", "/dashboard/operators?operator=oidc:00u1")
 	b.do(t, chromedp.SendKeys(chromedp.CSS("#reason"), " \r"), chromedp.WaitVisible(chromedp.CSS("#problem")))
 	b.wellMade(t)

@@ -112,9 +112,9 @@ func TestSwitchWork(t *testing.T) {
 	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="/pause"]`)), chromedp.WaitVisible(chromedp.CSS("#reason")))
 	reason(".notice", "not now")
 	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="?follow=1"]`)), chromedp.WaitVisible(chromedp.CSS(`main > p a[href="/dashboard/jobs/job-running"]`)))
-	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="/rate"]`)), chromedp.WaitVisible(chromedp.CSS("#rate")), chromedp.SendKeys(chromedp.CSS("#rate"), "0"))
+	b.do(t, chromedp.Click(chromedp.CSS(`a[href$="/rate"]`)), chromedp.WaitVisible(chromedp.CSS("#rate")), chromedp.SendKeys(chromedp.CSS("#rate"), "1"))
 	reason(".notice", "faster")
-	if got := rated.Load(); got != "100 faster" {
+	if got := rated.Load(); got != "110 faster" {
 		t.Errorf("the rate: %v", got)
 	}
 	if s.service.Count("ChangeJob pause") != 1 || s.service.Count("RevokeAll") != 1 {
