@@ -36,6 +36,7 @@ func TestNoSuchTenant(t *testing.T) {
 			if form.Has("reason") {
 				form.Set("reason", "a typing error")
 			}
+			form.Set("once", "x")
 			if form.Has("format") {
 				form.Set("format", "jsonl")
 			}
