@@ -127,6 +127,7 @@ type Service struct {
 	connectorMark string        // of what was read last; belongs to the holder of the turn
 
 	listening, noticed lately // notice.go
+	looked             lately // operator_look.go
 	strangers, starts  lately // trail.go: what whoever has a link may write
 	silences           silences
 	limiter            *limiter

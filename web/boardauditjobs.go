@@ -132,6 +132,9 @@ func (w *Web) trailVerify(c echo.Context, b *board) error {
 		if err != nil {
 			return err
 		}
+		if err := w.lookAtJob(b.ctx, b.Op, job); err != nil {
+			return err
+		}
 		page := &verifyPage{board: b, Tenant: job.Tenant}
 		page.Title = "Verification of the audit trail"
 		v := verifyJobOf(job)
@@ -159,6 +162,9 @@ func (w *Web) askVerify(c echo.Context, b *board, status int, tenant, problem, r
 	page.Choices = choices(tenant, page.Choices...)
 	recent, err := w.cfg.Service.TrailVerifications(b.ctx, b.Op, 10)
 	if err != nil {
+		return err
+	}
+	if err := w.cfg.Service.RecordLook(b.ctx, b.Op, broker.Everywhere, "verifications of the audit trail"); err != nil {
 		return err
 	}
 	for _, job := range recent {

@@ -100,6 +100,9 @@ func (w *Web) jobs(c echo.Context, b *board) error {
 	if err != nil {
 		return err
 	}
+	if err := w.cfg.Service.RecordLook(b.ctx, b.Op, broker.Everywhere, "jobs"); err != nil {
+		return err
+	}
 	page := jobsPage{board: b, Revoke: b.MaySomewhere(broker.PermitStopAll)}
 	page.Title = "Jobs"
 	for _, j := range all {
@@ -145,6 +148,9 @@ func (w *Web) job(c echo.Context, b *board) error {
 	if err != nil {
 		return err
 	}
+	if err := w.lookAtJob(b.ctx, b.Op, j); err != nil {
+		return err
+	}
 	page := jobPage{board: b, View: jobNowOf(j), At: clockOf(w.cfg.Now())}
 	page.Title = page.View.What
 	if !page.View.Over {
@@ -160,11 +166,19 @@ func (w *Web) job(c echo.Context, b *board) error {
 	return w.render(c, http.StatusOK, "board-job", page)
 }
 
+// lookAtJob records the look, in the trail of the job's tenant.
+func (w *Web) lookAtJob(ctx context.Context, op broker.Operator, j broker.Job) error {
+	return w.cfg.Service.RecordLook(ctx, op, j.Tenant, "job "+j.ID)
+}
+
 // liveJob is GET /dashboard/jobs/ID/live. It ends with the job.
 func (w *Web) liveJob(c echo.Context, _ *board) (liveLook, error) {
 	id := c.Param("id")
 	return func(ctx context.Context, op broker.Operator, _ bool) (liveTurn, error) {
 		j, err := w.cfg.Service.GetJob(ctx, op, id)
+		if err == nil {
+			err = w.lookAtJob(ctx, op, j)
+		}
 		return liveTurn{page: "board-job", part: "job-live", view: jobNowOf(j), at: clockOf(w.cfg.Now()), ended: j.State.Ended()}, err
 	}, nil
 }

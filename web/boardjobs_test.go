@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -46,4 +47,26 @@ func TestLiveJob(t *testing.T) {
 		s.sessions.DeleteSession(t.Context(), broker.NewSecret(s.jar[sessionCookie])) //nolint:errcheck // it is in memory
 		status(t, s.get("/dashboard/jobs/job-running/live"), http.StatusUnauthorized)
 	})
+}
+
+// Looks at switches, jobs and verifications are on record, and nothing is shown where that can't be.
+func TestLooksAreRecorded(t *testing.T) {
+	s := switchable(newSite(t, public, withClients))
+	s.signIn()
+	verification := webtest.JobSamples(made)["job-done"]
+	verification.Kind = broker.JobVerify
+	s.service.Trail.Job = func(broker.Operator, string) (broker.Job, error) { return verification, nil }
+	for path, want := range map[string]string{
+		"/dashboard/switches": "kill switches of ", "/dashboard/jobs": "jobs of ", "/dashboard/jobs/job-running": "job job-running of acme", "/dashboard/jobs/job-running/live": "job job-running of acme",
+		"/dashboard/audit/verify": "verifications of the audit trail of ", "/dashboard/audit/verify?job=job-done": "job job-done of acme",
+	} {
+		before := s.service.Count("RecordLook " + want)
+		s.service.FailLook = nil
+		status(t, s.get(path), http.StatusOK)
+		if n := s.service.Count("RecordLook " + want); n != before+1 {
+			t.Errorf("%s: recorded %d times: %q", path, n-before, s.service.Calls())
+		}
+		s.service.FailLook = errors.New("the trail can't be written")
+		status(t, s.get(path), http.StatusInternalServerError)
+	}
 }

@@ -85,6 +85,9 @@ func (w *Web) switches(c echo.Context, b *board) error {
 	if err != nil {
 		return err
 	}
+	if err := w.cfg.Service.RecordLook(b.ctx, b.Op, broker.Everywhere, "kill switches"); err != nil {
+		return err
+	}
 	page := switchesPage{board: b, Revoke: b.MaySomewhere(broker.PermitStopAll)}
 	page.Title = "Kill switches"
 	for _, one := range off {

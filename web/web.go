@@ -57,6 +57,8 @@ type Service interface {
 	TrailExplorer
 	// RecordOperator writes an operator.* event; durable on return.
 	RecordOperator(ctx context.Context, op broker.Operator, t broker.EventType, outcome, reason string) error
+	// RecordLook records a look at something of a tenant that no other use case records.
+	RecordLook(ctx context.Context, op broker.Operator, tenant, what string) error
 	// NoteGuessing counts that somebody was sent away who guessed too often; one event a minute tells of it.
 	NoteGuessing(what broker.Guessing)
 }

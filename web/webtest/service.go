@@ -32,6 +32,9 @@ type Service struct {
 
 	Operators Operators
 
+	// FailLook is what RecordLook returns.
+	FailLook error
+
 	mu    sync.Mutex
 	calls []string
 }
@@ -135,6 +138,12 @@ func (s *Service) LinkStatus(_ context.Context, link broker.Secret, known broker
 
 // NoteGuessing as web.Service.
 func (s *Service) NoteGuessing(what broker.Guessing) { s.note("NoteGuessing " + string(what)) }
+
+// RecordLook as web.Service.
+func (s *Service) RecordLook(_ context.Context, _ broker.Operator, tenant, what string) error {
+	s.note("RecordLook " + what + " of " + tenant)
+	return s.FailLook
+}
 
 // RecordOperator as web.Service.
 func (s *Service) RecordOperator(_ context.Context, op broker.Operator, t broker.EventType, _, _ string) error {
