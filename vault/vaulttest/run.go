@@ -127,6 +127,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"sealing anew and a late commit", testResealSuccessorMeets},
 		{"keyset of a tenant", testTenantKeyset}, {"keyset of a tenant and a refresh", testTenantErasedMeanwhile},
 		{"index", testIndex},
+		{"tenants before the index", testTenants},
 		{"index of what ends", testIndexEnds},
 		{"index and crashes", testIndexCrash},
 		{"index and several movers", testIndexRace},

@@ -101,6 +101,33 @@ func (r *rig) indexed(s *vault.Store, subject, connector, scopes string, made ti
 }
 
 // testIndex: what is counted and listed follows each write of a record.
+// testTenants: a tenant is known from its first connection on, while the index of connections knows neither.
+func testTenants(r *rig) {
+	s := r.store()
+	known := func() bool {
+		r.Helper()
+		all, err := r.store().Tenants(r.ctx())
+		if err != nil || !slices.IsSorted(all) || slices.Contains(all, "") {
+			r.Fatalf("tenants %q, %v", all, err)
+		}
+		return slices.Contains(all, tenant(r))
+	}
+	if known() {
+		r.Fatal("a tenant of which nothing was recorded")
+	}
+	r.connect(s, tenant(r), "alice", "files", "1")
+	if n := r.counts(); len(n) != 0 {
+		r.Fatalf("the index has it already: %v", n)
+	}
+	if !known() {
+		r.Error("a tenant with a connection is not among them")
+	}
+	r.follow(s)
+	if !known() {
+		r.Error("nor when it is indexed")
+	}
+}
+
 func testIndex(r *rig) {
 	s := r.store()
 	began := time.Now().UTC().Truncate(time.Millisecond).Add(-time.Hour)
