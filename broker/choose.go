@@ -136,6 +136,11 @@ func storeError(what string, cause error) *Error {
 		e.RetryAfter = 5 * time.Second
 		return e.Because(fmt.Errorf("%s: %w", what, cause))
 	}
+	if errors.Is(cause, ErrKeyNotYet) {
+		e := Errorf(CodeTemporarilyUnavailable, "this record is sealed with a key that this replica of the broker does not have yet; retry, another replica may serve it")
+		e.RetryAfter = time.Second
+		return e.Because(fmt.Errorf("%s: %w", what, cause))
+	}
 	if errors.Is(cause, ErrIntegrity) {
 		return serverError(fmt.Errorf("%s: %w", what, cause))
 	}

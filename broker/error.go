@@ -126,6 +126,9 @@ var (
 	ErrBusy = errors.New("record is being refreshed by another holder")
 	// ErrIntegrity: a sealed value did not open with the associated data of the place where it lies.
 	ErrIntegrity = errors.New("sealed value does not belong here or was changed")
+	// ErrKeyNotYet: a value is sealed with a key that this process does not have. It may be a newer one, which another replica has: it
+	// is being looked for.
+	ErrKeyNotYet = errors.New("sealed with a key that this process does not have yet")
 	// ErrTenantErased: the keyset of the tenant was destroyed, and with it all that the tenant had here.
 	ErrTenantErased = errors.New("the tenant's keyset was destroyed")
 	// ErrSpooled: the store could not take a refreshed grant, but it is kept beside it, and will be stored later.

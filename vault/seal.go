@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/tink-crypto/tink-go/v2/tink"
@@ -12,19 +11,13 @@ import (
 	"tokenbroker/broker"
 )
 
-// refreshPause is the least time between two attempts to load a newer keyset.
-const refreshPause = time.Second
-
 // sealer seals and opens values. Each seal names the place where its value lies (the associated data), so that a value
 // copied elsewhere does not open.
 type sealer struct {
 	keyset  *Keyset
 	refresh func() error // loads a newer keyset; nil: there is none
 	now     func() time.Time
-
-	mu     sync.Mutex
-	last   time.Time
-	failed error // of the last attempt to load one
+	looks   keyLooks
 }
 
 // place is what a seal names: a domain (which kind of record), the tenant, the record, the field, its format, and what
@@ -127,9 +120,12 @@ func (s *sealer) openAny(sealed, place []byte) (plain []byte, owner string, err 
 	keys := s.keyset.current.Load()
 	id, ok := keyID(sealed)
 	with := keys.openers[id]
-	if ok && with == nil {
+	if ok && with == nil && len(sealed) >= leastSeal {
+		if keys.erasedKey(id) {
+			return nil, "", keys.lacks(id) // for good
+		}
 		// Another replica may seal with a key that was added since this one read the keyset.
-		if keys, err = s.newerKeys(keys); err != nil {
+		if keys, err = s.newerKeys(id); err != nil {
 			return nil, "", err
 		}
 		if with = keys.openers[id]; with == nil {
@@ -179,24 +175,8 @@ func (p *primitives) erasedKey(id uint32) bool {
 	return false
 }
 
-// newerKeys asks for a newer keyset than had, at most once in a while, and returns what there is then. While the last attempt failed nobody
-// knows whether there is one: a value of a key that had lacks may be in order, and whoever meets it gets that error until an attempt succeeds.
-func (s *sealer) newerKeys(had *primitives) (*primitives, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	current := s.keyset.current.Load()
-	switch {
-	case current != had || s.refresh == nil:
-		return current, nil
-	case now.Sub(s.last).Abs() >= refreshPause:
-		s.last, s.failed = now, s.refresh()
-	}
-	if s.failed != nil {
-		return nil, fmt.Errorf("reload keyset: %w", s.failed)
-	}
-	return s.keyset.current.Load(), nil
-}
+// leastSeal is what a seal takes: Tink's prefix, nonce and tag of AES-GCM.
+const leastSeal = 5 + 12 + 16
 
 // keyID reads the key id that Tink puts before a ciphertext: a byte 1, then four bytes.
 func keyID(sealed []byte) (uint32, bool) {

@@ -58,9 +58,8 @@ func latest(a, b time.Time) time.Time {
 // SealedBy is the key that sealed a value, as its first bytes tell whoever has no key; false: it is none that is sealed. Some have a
 // mark before the seal, and an alternate refresh token its end.
 func SealedBy(value string) (uint32, bool) {
-	const least = 5 + 12 + 16 // Tink's prefix, nonce and tag of AES-GCM
 	for _, skip := range []int{0, 1, 8} {
-		if len(value) < skip+least || skip == 1 && value[0] != packedMark {
+		if len(value) < skip+leastSeal || skip == 1 && value[0] != packedMark {
 			continue
 		}
 		if id, ok := keyID([]byte(value[skip:])); ok {

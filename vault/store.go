@@ -21,7 +21,9 @@ type Config struct {
 	Backend Backend // required
 	Keyset  *Keyset // required
 	// ReloadKeyset is called when a value was sealed with a key that the keyset lacks; it should read the keyset file
-	// again and call Keyset.Reload. May be nil.
+	// again and call Keyset.Reload. May be nil. It is called on the way of requests, so it must not wait for a key management service: where
+	// the file holds something new that only such a service can open, it sees to it that this is done, and returns an error meanwhile.
+	// Whoever met the value gets broker.ErrKeyNotYet then.
 	ReloadKeyset func() error
 	// SpoolDir is where refreshed grants are kept, sealed, until the backend has them; it is made if it is absent. "": no
 	// spool: what a provider rotated while the store is down is lost if the process ends.

@@ -69,7 +69,7 @@ type app struct {
 // keeps what it is given and lets the broker work: one that does not is refused, one that does not answer is waited for.
 func newApp(ctx context.Context, cfg appConfig) (*app, error) {
 	a := &app{cfg: cfg}
-	a.keysetFile.loaded = cfg.Config.KeysSum
+	a.keysetFile.loaded, a.keysetFile.wanted = cfg.Config.KeysSum, make(chan struct{}, 1)
 	if err := a.join(ctx); err != nil {
 		a.close()
 		return nil, err

@@ -36,6 +36,9 @@ func parseKEK(uri string, env environment) (vault.KEK, error) {
 	return vault.ParseKEK(uri, getenv)
 }
 
+// remoteKEK tells that asking the KEK may mean waiting for a service.
+func remoteKEK(uri string) bool { return uri != "" && !strings.HasPrefix(uri, "env:") }
+
 // service keeps a nil of one type from becoming a KEK that is not nil.
 func service[K vault.KEK](key K, err error) (vault.KEK, error) {
 	if err != nil {

@@ -11,62 +11,106 @@ import (
 )
 
 // reloadPause is the least time between two attempts to open a changed keyset file that did not open: its KEK may be at a
-// service that is away, and the store asks for newer keys on the way of requests.
+// service that is away.
 const reloadPause = 5 * time.Second
 
-// keysetFile is what is known of the keyset file. The KEK is asked only when the file holds something new, so that neither a
-// request nor what somebody wrote into the store can make the process ask a key management service (threat 37).
+// keysetFile is what is known of the keyset file. The KEK is asked only when the file holds something new, so that what somebody wrote
+// into the store can't make the process ask a key management service; and such a service is asked by watchKeyset alone, so that no
+// request waits for it (threat 37).
 type keysetFile struct {
+	loading sync.Mutex    // held by whoever opens the file
+	wanted  chan struct{} // tells watchKeyset that somebody met a key that may be in it
+
 	mu     sync.Mutex
 	loaded [sha256.Size]byte // of the content in use
 	failed [sha256.Size]byte // of one that did not open
 	again  time.Time         // when that is tried next
 }
 
-// errKeysNotYet stands for the error of the last attempt, which was told already.
-var errKeysNotYet = errors.New("the changed keyset file could not be opened a moment ago; it is tried again soon")
+var (
+	// errKeysNotYet stands for the error of the last attempt, which was told already.
+	errKeysNotYet = errors.New("the changed keyset file could not be opened a moment ago; it is tried again soon")
+	// errKeysAsked: the file holds something new.
+	errKeysAsked = errors.New("the keyset file has changed, and the key management service is being asked to open it")
+)
 
-// reloadKeyset reads the keyset file again, for the store.
+// reloadKeyset reads the keyset file again, for the store, on the way of a request.
 func (a *app) reloadKeyset() error {
-	_, err := a.takeKeyset()
-	return err
+	if a.cfg.KeysetFile == "" {
+		return nil
+	}
+	if !remoteKEK(a.cfg.Config.Keyset.KEK) {
+		_, err := a.takeKeyset()
+		return err
+	}
+	content, err := vault.ReadKeysetFile(a.cfg.KeysetFile)
+	if err != nil {
+		return err
+	}
+	if a.keysetFile.has(sha256.Sum256(content)) {
+		return nil
+	}
+	select {
+	case a.keysetFile.wanted <- struct{}{}:
+	default: // it is on its way
+	}
+	return errKeysAsked
+}
+
+// has tells that this is the content in use.
+func (f *keysetFile) has(sum [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sum == f.loaded
+}
+
+// waits tells that the content did not open a moment ago.
+func (f *keysetFile) waits(sum [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return sum == f.failed && time.Now().Before(f.again)
+}
+
+// took notes what came of opening the content.
+func (f *keysetFile) took(sum [sha256.Size]byte, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.failed, f.again = sum, time.Now().Add(reloadPause)
+		return
+	}
+	f.loaded = sum
 }
 
 // takeKeyset reads the keyset file; fresh tells that it was changed and is in use now.
 func (a *app) takeKeyset() (fresh bool, err error) {
-	if a.cfg.KeysetFile == "" {
-		return false, nil
-	}
+	f := &a.keysetFile
+	f.loading.Lock()
+	defer f.loading.Unlock()
 	content, err := vault.ReadKeysetFile(a.cfg.KeysetFile)
 	if err != nil {
 		return false, err
 	}
 	sum := sha256.Sum256(content)
-	f := &a.keysetFile
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	switch {
-	case sum == f.loaded:
+	case f.has(sum):
 		return false, nil
-	case sum == f.failed && time.Now().Before(f.again):
+	case f.waits(sum):
 		return false, errKeysNotYet
 	}
-	if err := a.cfg.Keyset.Reload(content); err != nil {
-		f.failed, f.again = sum, time.Now().Add(reloadPause)
-		return false, err
-	}
-	f.loaded = sum
-	return true, nil
+	err = a.cfg.Keyset.Reload(content)
+	f.took(sum, err)
+	return err == nil, err
 }
 
-// watchKeyset takes up a rotated keyset without a restart. A file that does not open is tried again until it does: what it
-// takes may be a service that is away.
+// watchKeyset takes up a rotated keyset without a restart, at the latest when a request meets one of its keys. A file that does not
+// open is tried again until it does: what it takes may be a service that is away.
 func (a *app) watchKeyset(ctx context.Context) error {
 	if a.cfg.KeysetFile == "" {
 		return nil
 	}
 	told := ""
-	every(ctx, watchEvery, func() {
+	look := func() {
 		fresh, err := a.takeKeyset()
 		switch {
 		case errors.Is(err, errKeysNotYet):
@@ -77,6 +121,16 @@ func (a *app) watchKeyset(ctx context.Context) error {
 			told = ""
 			a.cfg.Log.InfoContext(ctx, "keyset read again")
 		}
-	})
-	return nil
+	}
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-a.keysetFile.wanted:
+		}
+		look()
+	}
 }

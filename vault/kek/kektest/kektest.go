@@ -34,6 +34,8 @@ type Service struct {
 	asked   atomic.Int64
 	// Answer replaces the answer to everything; nil: none.
 	Answer atomic.Pointer[http.HandlerFunc]
+	// Hangs tells of a request that it gets no answer before its caller gives up; nil: none does.
+	Hangs atomic.Pointer[func(*http.Request) bool]
 }
 
 // Start starts one; it ends with the test.
@@ -100,6 +102,10 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var body map[string]any
 	text, _ := io.ReadAll(r.Body)
+	if hangs := s.Hangs.Load(); hangs != nil && (*hangs)(r) {
+		<-r.Context().Done()
+		return
+	}
 	_ = json.Unmarshal(text, &body)
 	switch target := r.Header.Get("X-Amz-Target"); {
 	case target != "":
