@@ -72,6 +72,9 @@ type Resealing struct {
 	Current SealProgress
 	// Last is the last pass that came to its end; zero: none yet, and nothing was ever rotated.
 	Last SealProgress
+	// Passes are how many in a row, Last being the newest, left nothing to be sealed anew with the keys that seal now; 0 where Last was
+	// made for other keys.
+	Passes int
 }
 
 // SealProgress is what one pass met.
@@ -81,6 +84,8 @@ type SealProgress struct {
 	Records, Resealed int
 	// ByKey are the records that have something sealed by the key of that id, Left those where another one would seal it now.
 	ByKey, Left map[uint32]int
+	// Erased are, by key, the records of tenants whose keyset was destroyed: they are in none of the others, and hold up no key.
+	Erased map[uint32]int
 }
 
 // Effective is the connection with its end applied: one that can't be renewed needs consent once its tokens ended, also

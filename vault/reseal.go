@@ -57,10 +57,13 @@ type SealCount struct {
 	// now. One record may count for several keys.
 	ByKey map[uint32]int `json:"k,omitempty"`
 	Left  map[uint32]int `json:"l,omitempty"`
+	// Erased are the records of tenants whose keyset was destroyed, by the keys that sealed them. Nobody reads them, and nobody seals them
+	// anew: they are in none of the others, and no key is kept for them.
+	Erased map[uint32]int `json:"x,omitempty"`
 }
 
 func newSealCount(now time.Time) SealCount {
-	return SealCount{Began: now.UnixMilli(), ByKey: map[uint32]int{}, Left: map[uint32]int{}}
+	return SealCount{Began: now.UnixMilli(), ByKey: map[uint32]int{}, Left: map[uint32]int{}, Erased: map[uint32]int{}}
 }
 
 // target names the keys that seal now.
@@ -197,8 +200,10 @@ func (s *Store) reseal(ctx context.Context, rest time.Duration) error {
 	if w.state = state; state.Count.Began == 0 || state.Target != w.keys.target() {
 		w.state = resealState{Target: w.keys.target(), Count: newSealCount(s.cfg.Now())}
 	}
-	if w.state.Count.ByKey == nil || w.state.Count.Left == nil {
-		w.state.Count.ByKey, w.state.Count.Left = map[uint32]int{}, map[uint32]int{}
+	for _, counts := range []*map[uint32]int{&w.state.Count.ByKey, &w.state.Count.Left, &w.state.Count.Erased} {
+		if *counts == nil {
+			*counts = map[uint32]int{}
+		}
 	}
 	if err := w.run(ctx); err != nil {
 		return err
@@ -228,7 +233,7 @@ func (s *Store) reseal(ctx context.Context, rest time.Duration) error {
 
 // CountSeals goes through all sealed records and changes nothing.
 func (s *Store) CountSeals(ctx context.Context) (SealCount, error) {
-	w := &sealWalk{store: s, since: s.cfg.Now(), keys: s.cfg.Keyset.current.Load(), state: resealState{Count: newSealCount(s.cfg.Now())}}
+	w := &sealWalk{store: s, since: s.cfg.Now(), keys: s.cfg.Keyset.current.Load(), state: resealState{Count: newSealCount(s.cfg.Now())}, erased: map[string]string{}}
 	if err := w.run(ctx); err != nil {
 		return SealCount{}, err
 	}
@@ -263,9 +268,12 @@ func (s *Store) Resealing(ctx context.Context) (broker.Resealing, error) {
 	if done.Count.Ended > 0 {
 		out.Last = done.Count.progress()
 	}
+	if done.Target == keys.target() {
+		out.Passes = done.Passes
+	}
 	return out, nil
 }
 
 func (c SealCount) progress() broker.SealProgress {
-	return broker.SealProgress{Began: fromMillis(c.Began), Ended: fromMillis(c.Ended), Records: c.Records, Resealed: c.Resealed, ByKey: c.ByKey, Left: c.Left}
+	return broker.SealProgress{Began: fromMillis(c.Began), Ended: fromMillis(c.Ended), Records: c.Records, Resealed: c.Resealed, ByKey: c.ByKey, Left: c.Left, Erased: c.Erased}
 }

@@ -22,6 +22,8 @@ type sealWalk struct {
 	state resealState
 	// shared are the shared grants that were looked at in this index of connections.
 	shared map[string]bool
+	// erased are, for one that only counts, the keys of what lies beside connections of erased tenants, with the tenant.
+	erased map[string]string
 	// since the last note: when that was, and how much was looked at.
 	since time.Time
 	seen  int
@@ -131,8 +133,11 @@ func (w *sealWalk) indexed(ctx context.Context, shard byte, tenant string, items
 		records = append(records, sealedRecord{
 			key: connectionKey(shard, item.Member), record: item.Record, mark: string(item.Extra[fieldSuccessor]), markKey: alternatesKey(shard, item.Member),
 		})
-		if w.hold == nil {
-			continue // those are counted by their keys
+		if w.hold == nil { // what lies beside is counted by its key
+			if len(item.Extra) > 0 && w.keys.isErased(tenant) {
+				w.erased[alternatesKey(shard, item.Member)] = tenant
+			}
+			continue
 		}
 		conn, _, err := w.store.openRecord(tenant, item.Member, item.Record, nil)
 		if err != nil {
@@ -195,7 +200,7 @@ func (w *sealWalk) others(ctx context.Context) error {
 			var records []sealedRecord
 			for shard := page[i][:len(prefix(0))]; i < len(page) && page[i][:len(prefix(0))] == shard; i++ {
 				if len(found[i]) > 0 && (w.hold == nil || !w.beside(page[i])) {
-					records = append(records, sealedRecord{key: page[i], record: found[i]})
+					records = append(records, sealedRecord{key: page[i], record: found[i], by: beside{tenant: w.erased[page[i]]}})
 				}
 			}
 			if err := w.take(ctx, records); err != nil {
@@ -248,6 +253,9 @@ func (w *sealWalk) take(ctx context.Context, records []sealedRecord) error {
 	for _, r := range records {
 		w.state.Count.Records++
 		step, by := w.step(r)
+		for _, id := range by.erased {
+			w.state.Count.Erased[id]++
+		}
 		if len(step.Writes) == 0 {
 			w.count(by.had, by.stays)
 			continue
@@ -282,8 +290,9 @@ func (w *sealWalk) count(ids, left []uint32) {
 }
 
 // sealers are the keys that sealed a record: had, and once it is sealed anew has. left are those of had where another key would seal
-// now, stays those of them that stay all the same: what they sealed does not open, or nobody seals anew.
-type sealers struct{ had, has, left, stays []uint32 }
+// now, stays those of them that stay all the same: what they sealed does not open, or nobody seals anew. erased sealed what is an erased
+// tenant's.
+type sealers struct{ had, has, left, stays, erased []uint32 }
 
 func noted(ids []uint32, id uint32) []uint32 {
 	if slices.Contains(ids, id) {
@@ -301,11 +310,23 @@ func (w *sealWalk) step(r sealedRecord) (step Step, by sealers) {
 		if !ok {
 			continue // no seal of ours, or nothing there
 		}
-		by.had = noted(by.had, id)
-		if v.settledBy(w.keys, id) || w.keys.isErased(v.tenant) || w.keys.erasedKey(id) {
-			by.has = noted(by.has, id)
+		if w.keys.isErased(v.tenant) || w.keys.erasedKey(id) {
+			by.erased = noted(by.erased, id)
 			continue
 		}
+		if v.settledBy(w.keys, id) {
+			by.had, by.has = noted(by.had, id), noted(by.has, id)
+			continue
+		}
+		sealed, err := "", error(nil)
+		if w.hold != nil || v.inside {
+			sealed, err = w.store.seals.again(v, value)
+		}
+		if errors.Is(err, broker.ErrTenantErased) { // it says so inside
+			by.erased = noted(by.erased, id)
+			continue
+		}
+		by.had = noted(by.had, id)
 		if w.hold == nil {
 			// Whose it is may be inside: the installation's primary key is the right one, as far as can be seen.
 			if !v.inside || id != w.keys.primary {
@@ -313,9 +334,8 @@ func (w *sealWalk) step(r sealedRecord) (step Step, by sealers) {
 			}
 			continue
 		}
-		sealed, err := w.store.seals.again(v, value)
 		if err != nil || sealed == string(value) {
-			if by.has = noted(by.has, id); err != nil && !errors.Is(err, broker.ErrTenantErased) {
+			if by.has = noted(by.has, id); err != nil {
 				by.left, by.stays = noted(by.left, id), noted(by.stays, id)
 			}
 			continue

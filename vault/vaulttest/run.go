@@ -125,7 +125,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"a consent instead", testConsentInstead},
 		{"sealing anew under writes", testResealUnderWrites}, {"sealing anew and a lost write", testResealLost}, {"sealing anew and a successor", testResealSuccessor},
 		{"sealing anew and a late commit", testResealSuccessorMeets},
-		{"keyset of a tenant", testTenantKeyset}, {"keyset of a tenant and a refresh", testTenantErasedMeanwhile},
+		{"keyset of a tenant", testTenantKeyset}, {"records of an erased tenant", testErasedRecords}, {"keyset of a tenant and a refresh", testTenantErasedMeanwhile},
 		{"index", testIndex},
 		{"tenants before the index", testTenants},
 		{"index of what ends", testIndexEnds},

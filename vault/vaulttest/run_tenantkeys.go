@@ -1,6 +1,7 @@
 package vaulttest
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -136,4 +137,52 @@ func testTenantKeyset(r *rig) {
 	if !found {
 		r.Error("an entry of an erased tenant was dropped, and verifying does not tell")
 	}
+}
+
+// testErasedRecords (threats 35 and 80): what is an erased tenant's, under whatever key, is counted apart, and holds up no key.
+func testErasedRecords(r *rig) {
+	o := newRotation(r)
+	s := r.store()
+	r.Cleanup(func() { _, _ = r.rawTry("DEL", "tb:{00}:rs") })
+	must := func(err error) {
+		r.Helper()
+		if err != nil {
+			r.Fatal(err)
+		}
+	}
+	first := o.primary()
+	conn := r.connect(s, tenant(r), "u", "files", "1")
+	late := renewLease(r, s, conn)
+	next := r.renew(s, conn, "2") // so that a late refresh token lies beside it
+	late.Fence++
+	_, err := s.CommitRefresh(r.ctx(), late, conn, "", r.grant("late"), nil)
+	is(r, err, broker.ErrConflict, "late commit")
+	_, err = s.CreateConsent(r.ctx(), renewal(s, next), "", nil)
+	must(err)
+	_, err = s.CreatePortal(r.ctx(), newPortal(s, tenant(r), "u"), nil)
+	must(err)
+	_, err = s.SaveTenantConnector(r.ctx(), ownConnector(r, fmt.Sprintf("drive_%x", time.Now().UnixNano()), "canary-secret"), nil)
+	must(err)
+	_, _, err = s.CreateJob(r.ctx(), newJob(r, 1), "form")
+	must(err)
+	was := o.left(s, first) // a connection and what lies beside it, consents, a visit, a connector, a job
+	other := r.connect(s, tenant(r)+"-other", "u", "files", "other")
+
+	own := o.tenantKeyset(tenant(r))
+	r.connect(s, tenant(r), "new", "files", "new")
+	o.destroyTenant(tenant(r))
+	second := o.edit(vault.KeysetEdit{Do: vault.KeysetRotate})
+	must(s.Reseal(r.ctx()))
+	counted, err := s.CountSeals(r.ctx())
+	if err != nil || counted.ByKey[first] != 0 || counted.Left[first] != 0 || counted.Erased[first] != was || was < 6 || counted.ByKey[own] != 0 || counted.Erased[own] == 0 || counted.ByKey[second] == 0 {
+		r.Errorf("counted: %d by the key before, %d left, %d apart (want %d), by the destroyed key %d and %d apart, by the new one %d, %v",
+			counted.ByKey[first], counted.Left[first], counted.Erased[first], was, counted.ByKey[own], counted.Erased[own], counted.ByKey[second], err)
+	}
+	at, err := s.Resealing(r.ctx())
+	if err != nil || at.Last.ByKey[first] != 0 || at.Last.Left[first] != 0 || at.Last.Erased[first] == 0 {
+		r.Errorf("what is told of it: %+v, %v", at.Last, err)
+	}
+	o.retire(first)
+	r.release(s, other, "other")
+	r.verified(s)
 }
