@@ -2,6 +2,8 @@ package vault
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,11 +24,39 @@ var (
 	indexAD = []byte("tokenbroker/keyset/index/v1")
 )
 
+// keysetFormat is the form of the file that is written.
+const keysetFormat = 2
+
+// fileAD is what the installation's keyset is bound to: of the present form to the tenants that are erased, so that whoever can write the
+// file but not ask the KEK can't declare one erased that is not.
+func fileAD(format int, erased map[string]erasedTenant) ([]byte, error) {
+	switch format {
+	case 0:
+		return sealsAD, nil
+	case keysetFormat:
+	default:
+		return nil, errors.New("keyset file is of a newer version than this program")
+	}
+	parts := []string{}
+	for _, tenant := range slices.Sorted(maps.Keys(erased)) {
+		parts = append(parts, tenant, erased[tenant].At.UTC().Format(time.RFC3339Nano))
+		for _, id := range erased[tenant].Keys {
+			parts = append(parts, strconv.FormatUint(uint64(id), 10))
+		}
+		parts = append(parts, "")
+	}
+	sum := sha256.Sum256(joined(parts...))
+	return []byte("tokenbroker/keyset/seals/v2/" + base64.RawURLEncoding.EncodeToString(sum[:])), nil
+}
+
 func tenantAD(tenant string) []byte { return joined("tokenbroker/keyset/tenant/v1", tenant) }
 
 // keysetFile is the file: the JSON form of a Tink encrypted keyset, for sealing, with a second one in the member "index",
 // for the keyed hashes in key names. The index key is never rotated: a new one would lose every record.
 type keysetFile struct {
+	// Format is what the encrypted keyset is bound to: 2, which tenants are erased; none, as versions before wrote it, to nothing more. It
+	// can't be set back: what was bound to something does not open without it.
+	Format          int             `json:"format,omitempty"`
 	EncryptedKeyset json.RawMessage `json:"encryptedKeyset"`
 	KeysetInfo      json.RawMessage `json:"keysetInfo,omitempty"`
 	Index           json.RawMessage `json:"index,omitempty"`
@@ -184,10 +214,15 @@ func readBeside(content []byte) (created createdAt, trail trailKeys) {
 // wrap makes the content of the file. Tenants' keysets are sealed anew with it, so that no key of the installation is needed for
 // them but the primary one.
 func (d *keysetDoc) wrap(kek KEK) ([]byte, error) {
-	file, err := d.keyRing.wrap(kek, sealsAD)
+	ad, err := fileAD(keysetFormat, d.erased)
 	if err != nil {
 		return nil, err
 	}
+	file, err := d.keyRing.wrap(kek, ad)
+	if err != nil {
+		return nil, err
+	}
+	file.Format = keysetFormat
 	if file.Index, err = wrapHandle(d.index, kek, indexAD); err != nil {
 		return nil, err
 	}
@@ -254,7 +289,14 @@ func openKeysetDoc(content []byte, kek KEK) (*keysetDoc, error) {
 	case len(file.EncryptedKeyset) == 0 || len(file.Index) == 0:
 		return nil, errors.New("keyset file lacks encryptedKeyset or index: make one with `tokenbroker keyset create`")
 	}
-	ring, err := openRing(content, kek, sealsAD)
+	ad, err := fileAD(file.Format, file.Erased)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := openRing(content, kek, ad)
+	if err != nil && len(file.Erased) > 0 && file.Format > 0 {
+		return nil, fmt.Errorf("%w; or is it that somebody has changed which tenants are erased?", err)
+	}
 	if err != nil {
 		return nil, err
 	}
