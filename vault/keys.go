@@ -93,6 +93,10 @@ func countMarkKey(shard byte, tenant, writer string) string {
 func replicaKey(shard byte, id string) string { return prefix(shard) + "rp:" + id }
 func replicasKey(shard byte) string           { return prefix(shard) + "rp" }
 
+// What replicas said that ended and left something in their spools, and an index of them.
+func leftKey(shard byte, id string) string { return prefix(shard) + "rl:" + id }
+func leftsKey(shard byte) string           { return prefix(shard) + "rl" }
+
 // The posting index (postings.go): how far each stream is in it, who brings a shard's streams into it, and its lists, by the
 // day. The slot of a list is given by the hash of what it is a list of.
 func postingsMarkKey(shard byte, tenant string) string { return prefix(shard) + "ax:m:" + tenant }

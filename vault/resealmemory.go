@@ -2,6 +2,9 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"strings"
 	"sync"
@@ -19,6 +22,7 @@ type oldSeals struct {
 	files  map[string]uint32 // of the spool, by name: a file is never changed
 	now    map[uint32]int
 	target string // the keys that seal, as of the last count
+	done   bool   // it was counted
 }
 
 // OldSeals counts what this process keeps that another key has sealed than the one that would now.
@@ -28,14 +32,53 @@ func (s *Store) OldSeals() map[uint32]int {
 	return maps.Clone(s.oldSeals.now)
 }
 
+// OldSealsCounted tells that this process has counted them, or has no spool: nothing of what a process before it left there is missing.
+func (s *Store) OldSealsCounted() bool {
+	s.oldSeals.mu.Lock()
+	defer s.oldSeals.mu.Unlock()
+	return s.oldSeals.done || s.spool == nil || s.cfg.ResealInterval < 0
+}
+
+// SpoolSeals counts what lies in the spool by the keys that sealed it, that of now included. waiting is how much of it the store does not
+// have yet, as far as the spool knows.
+func (s *Store) SpoolSeals(ctx context.Context) (byKey map[uint32]int, waiting int, err error) {
+	byKey = map[uint32]int{}
+	if s.spool == nil {
+		return byKey, 0, nil
+	}
+	names, err := s.spool.files.List(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read spool: %w", err)
+	}
+	for _, name := range names {
+		waits := strings.HasSuffix(name, spoolSuffix)
+		if !waits && !strings.HasSuffix(name, settledSuffix) {
+			continue
+		}
+		sealed, err := s.spool.files.Read(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone meanwhile
+		}
+		if waits {
+			waiting++
+		}
+		if id, ok := keyID(sealed); ok && err == nil {
+			byKey[id]++
+		}
+	}
+	return byKey, waiting, nil
+}
+
 // ResealMemory seals anew what this process remembers, and counts what it keeps besides. Run does it by itself.
 func (s *Store) ResealMemory(ctx context.Context) {
 	keys := s.cfg.Keyset.current.Load()
 	s.oldSeals.mu.Lock()
 	was := s.oldSeals.target
 	s.oldSeals.target = keys.target()
+	alone := was == keys.target() && keys.alone()
+	s.oldSeals.done = s.oldSeals.done || alone
 	s.oldSeals.mu.Unlock()
-	if was == keys.target() && keys.alone() {
+	if alone {
 		return // the usual case
 	}
 	old := map[uint32]int{}
@@ -45,7 +88,7 @@ func (s *Store) ResealMemory(ctx context.Context) {
 	s.spooledSeals(ctx, keys, old)
 	s.oldSeals.mu.Lock()
 	defer s.oldSeals.mu.Unlock()
-	s.oldSeals.now = old
+	s.oldSeals.now, s.oldSeals.done = old, true
 }
 
 // fieldsAnew are the sealed fields of a record that another key would seal now, sealed with that. What can't be is counted.

@@ -47,7 +47,7 @@ func hasSeals(key string) bool {
 	}
 	kind, _, named := strings.Cut(rest, ":")
 	switch kind {
-	case "c", "x", "g", "o", "b", "j", "jb", "w", "wi", "we", "wl", "rp", "ac":
+	case "c", "x", "g", "o", "b", "j", "jb", "w", "wi", "we", "wl", "rp", "rl", "ac":
 		return named
 	case "swb", "swh":
 		return !named
@@ -97,6 +97,8 @@ func (s *Store) sealsIn(key string, record map[string][]byte, by beside) []seale
 		return body("", false, timed{domain: domain, digest: id}.place(string(record[fieldEnd])))
 	case "rp":
 		return body("", false, replicaPlace(id))
+	case "rl":
+		return body("", false, leftPlace(id))
 	case "ac":
 		return body("", false, cutPlace(trailName{shard: shard, tenant: id}, version))
 	case "swb", "swh":

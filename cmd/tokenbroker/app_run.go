@@ -64,6 +64,7 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	if err := a.store.ReplaySpool(flush); err != nil {
 		a.cfg.Log.Warn("the spool keeps what redis does not take now; start again with the same spool_dir", "error", err)
 	}
+	a.leave(context.WithoutCancel(ctx))
 	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancelLast()
 	failed = errors.Join(failed, ops.shutdown(last))

@@ -34,23 +34,24 @@ func (l *lastReport) get() (bool, map[string]string) {
 	return l.ready, l.checks
 }
 
-// beat tells the other replicas, and whoever looks at the dashboard, how this one is, until ctx ends. At an end in order it
+// beat tells the other replicas, and whoever looks at the dashboard, how this one is, until ctx ends. At an end in order leave
 // takes that back; one that is killed is shown as silent for a while.
 func (a *app) beat(ctx context.Context) error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
+	host := hostname()
 	started := time.Now().UTC()
 	before := succession{dir: a.cfg.Config.SpoolDir, id: a.id, end: a.store.EndReplica}
 	failed := false
 	once := func() {
 		limited, cancel := context.WithTimeout(ctx, beatTimeout)
 		defer cancel()
-		if err := before.settle(limited); err != nil {
-			a.cfg.Log.DebugContext(ctx, "who had spool_dir before may be taken for silent for a while", "error", err)
-		}
+		counted := a.store.OldSealsCounted()
 		err := a.store.Beat(limited, a.replica(limited, host, started))
+		// Not before it is told what lies in spool_dir: what who had it before has told of that is kept until then.
+		if err == nil && counted {
+			if err := before.settle(limited); err != nil {
+				a.cfg.Log.DebugContext(ctx, "who had spool_dir before may be taken for silent for a while", "error", err)
+			}
+		}
 		if err != nil && !failed && ctx.Err() == nil {
 			a.cfg.Log.WarnContext(ctx, "this replica can't tell the others that it runs", "error", err)
 		}
@@ -63,12 +64,36 @@ func (a *app) beat(ctx context.Context) error {
 	}
 	once()
 	every(ctx, broker.BeatEvery, once)
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	return nil
+}
+
+// hostname names the machine.
+func hostname() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return host
+}
+
+// leave takes the heartbeat back, at an end in order. While the store lacks something of what lies in spool_dir a word of that stays: who
+// deletes a key must know of what it has sealed there.
+func (a *app) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
-	if err := a.store.EndReplica(last, a.id); err != nil {
+	seals, waiting, err := a.store.SpoolSeals(ctx)
+	if err == nil && waiting == 0 {
+		err = a.store.EndReplica(ctx, a.id)
+	} else {
+		v, commit := buildVersion()
+		err = a.store.LeaveReplica(ctx, broker.Replica{
+			ID: a.id, Host: hostname(), Version: v, Commit: commit, Forms: knownForms, OldSeals: seals,
+			Spool: broker.SpoolReport{Waiting: waiting, Writable: err == nil},
+		})
+	}
+	if err != nil {
 		a.cfg.Log.InfoContext(ctx, "the other replicas will take this one for silent for a while", "error", err)
 	}
-	return nil
 }
 
 // replica is what this process says of itself.

@@ -107,6 +107,32 @@ func testReplicas(r *rig) {
 	if err := s.EndReplica(r.ctx(), two.ID); err != nil || len(mine()) != 0 {
 		r.Errorf("left behind: %v, %v", mine(), err)
 	}
+
+	// One that leaves something in its spool is no replica any more, and stays known for that.
+	left := func() (found []broker.Replica) {
+		r.Helper()
+		all, err := other.LeftReplicas(r.ctx())
+		if err != nil {
+			r.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(replica broker.Replica) bool { return !strings.HasPrefix(replica.ID, tenant(r)) })
+	}
+	if err := s.Beat(r.ctx(), one); err != nil {
+		r.Fatal(err)
+	}
+	one.OldSeals = map[uint32]int{7: 2}
+	if err := s.LeaveReplica(r.ctx(), one); err != nil || len(mine()) != 0 {
+		r.Errorf("replicas after one left: %v, %v", mine(), err)
+	}
+	if all := left(); len(all) != 1 || all[0].ID != one.ID || all[0].Host != "host-a" || all[0].OldSeals[7] != 2 || time.Since(all[0].Beat).Abs() > time.Minute {
+		r.Errorf("those who left something: %+v", all)
+	}
+	if ttl := r.raw("PTTL", "tb:{00}:rl:"+one.ID); ttl != "-1" {
+		r.Errorf("what was left is forgotten in %s", ttl)
+	}
+	if err := s.EndReplica(r.ctx(), one.ID); err != nil || len(left()) != 0 || r.raw("EXISTS", "tb:{00}:rl:"+one.ID) != "0" {
+		r.Errorf("after somebody took it over: %+v, %v", left(), err)
+	}
 }
 
 // testBacklog: what is unfinished and what is due is counted, beside what other tests left.

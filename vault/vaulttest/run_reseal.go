@@ -125,6 +125,8 @@ func everyKind(r *rig, s *vault.Store) (check func(*vault.Store)) {
 	in := operatorSession(1)
 	must(s.BeginOperatorSession(r.ctx(), in, time.Now().Add(time.Hour)))
 	must(s.Beat(r.ctx(), broker.Replica{ID: tenant(r), Host: "here"}))
+	must(s.LeaveReplica(r.ctx(), broker.Replica{ID: tenant(r) + "-left", Host: "left here"}))
+	r.Cleanup(func() { _ = s.EndReplica(context.Background(), tenant(r)+"-left") })
 	r.turnOff(s, drive)
 	table, err := s.Switches(r.ctx())
 	must(err)
@@ -187,6 +189,9 @@ func everyKind(r *rig, s *vault.Store) (check func(*vault.Store)) {
 		}
 		if all, _, err := s.AllReplicas(r.ctx()); err != nil || !strings.Contains(fmt.Sprint(all), "here") {
 			r.Errorf("replicas: %v", err)
+		}
+		if all, err := s.LeftReplicas(r.ctx()); err != nil || !strings.Contains(fmt.Sprint(all), "left here") {
+			r.Errorf("replicas that left something: %v", err)
 		}
 		if table, err := s.Switches(r.ctx()); err != nil || len(table.Off) == 0 {
 			r.Errorf("switches: %v", err)
