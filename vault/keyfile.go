@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -47,8 +48,26 @@ func CreateKeysetFile(path string, content []byte) error {
 	return writeKeysetFile(path, content, os.Link)
 }
 
-// ReplaceKeysetFile exchanges a keyset file for its new content at once: readers see the old or the new one, whole.
-func ReplaceKeysetFile(path string, content []byte) error {
+// ReplaceKeysetFile exchanges a keyset file for its new content, made from was, at once: readers see the old or the new one, whole. It
+// refuses if the file is not was any more, or somebody else is just about to replace it: of two changes at once none is lost.
+func ReplaceKeysetFile(path string, was, content []byte) error {
+	lock := path + ".lock"
+	f, err := os.OpenFile(lock, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("another command is changing %s, which is why there is %s: try again; if none runs, one was killed: remove %s", path, lock, lock)
+	case err != nil:
+		return fmt.Errorf("write keyset file: %w", err)
+	}
+	defer os.Remove(lock)
+	_ = f.Close()
+	now, err := ReadKeysetFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, was) {
+		return fmt.Errorf("%s was changed by somebody else meanwhile, and stays as it is now: try again", path)
+	}
 	return writeKeysetFile(path, content, os.Rename)
 }
 

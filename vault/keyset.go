@@ -133,6 +133,20 @@ func (k *Keyset) Keys() []KeyInfo { return slices.Clone(k.current.Load().list.Re
 // AuditKeys describes those for the audit trail.
 func (k *Keyset) AuditKeys() []KeyInfo { return slices.Clone(k.current.Load().list.Audit) }
 
+// IsAudit tells that the key is one for the audit trail, the installation's or a tenant's.
+func (k *Keyset) IsAudit(id uint32) bool {
+	p := k.current.Load()
+	is := func(r *ring) bool {
+		return slices.ContainsFunc(r.list.Audit, func(k KeyInfo) bool { return k.ID == id })
+	}
+	for _, own := range p.tenants {
+		if is(own) {
+			return true
+		}
+	}
+	return is(&p.ring)
+}
+
 // Digest names what keys there are, with their states, those of tenants too: two processes in which it is the same seal alike.
 func (k *Keyset) Digest() string { return k.current.Load().digest }
 

@@ -158,7 +158,7 @@ func TestKeysetFiles(t *testing.T) {
 	if got, err := ReadKeysetFile(path); err != nil || string(got) != "one" {
 		t.Fatalf("read: %q, %v", got, err)
 	}
-	if err := ReplaceKeysetFile(path, []byte("three")); err != nil {
+	if err := ReplaceKeysetFile(path, []byte("one"), []byte("three")); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := ReadKeysetFile(path); err != nil || string(got) != "three" {

@@ -22,6 +22,8 @@ const (
 	KeysetDisable KeysetAction = "disable" // a key opens nothing any more
 	KeysetEnable  KeysetAction = "enable"  // it does again
 	KeysetDelete  KeysetAction = "delete"  // its material is gone
+	KeysetCreate  KeysetAction = "create"  // a tenant has a keyset of its own from now on
+	KeysetDestroy KeysetAction = "destroy" // a tenant's keyset is gone
 )
 
 // Passive and Past are how messages say it: a key is not to be promoted, a key was promoted.
@@ -43,9 +45,9 @@ func (a KeysetAction) participle() string {
 // KeysetEdit is one change.
 type KeysetEdit struct {
 	Do     KeysetAction
-	Key    uint32 // of all but add and rotate
+	Key    uint32 // of promote, disable, enable and delete
 	Audit  bool   // of add and rotate: the key is for the audit trail
-	Tenant string // whose keyset; "": the installation's
+	Tenant string // whose keyset; "": the installation's, and never of create and destroy
 }
 
 // ErrNoKeyset: the tenant has no keyset of its own.
@@ -71,8 +73,15 @@ func RotateKeyset(file []byte, kek KEK, now time.Time) ([]byte, error) {
 	return out, err
 }
 
-// EditKeyset makes the file's new content, and tells which key was changed or added.
+// EditKeyset makes the file's new content, and tells which key was changed or added, 0 of destroy.
 func EditKeyset(file []byte, kek KEK, edit KeysetEdit, now time.Time) (out []byte, key uint32, err error) {
+	switch edit.Do {
+	case KeysetCreate:
+		return CreateTenantKeyset(file, kek, edit.Tenant, now)
+	case KeysetDestroy:
+		out, err = DestroyTenantKeyset(file, kek, edit.Tenant, now)
+		return out, 0, err
+	}
 	doc, err := openKeysetDoc(file, kek)
 	if err != nil {
 		return nil, 0, err

@@ -19,7 +19,7 @@ type auditKeyCommand struct {
 
 // Run prints the public keys, one a line, oldest first. It needs no KEK for that.
 func (c *auditKeyCommand) Run(con *console) error {
-	var content []byte
+	var content, was []byte
 	var err error
 	if !c.Create {
 		if content, err = readSigningFile(c.File, con.env); err != nil {
@@ -34,14 +34,16 @@ func (c *auditKeyCommand) Run(con *console) error {
 		if err != nil {
 			return err
 		}
+		was = content
 		if content, err = vault.AddSigningKey(content, kek, rand.Reader, time.Now()); err != nil {
 			return err
 		}
-		place := vault.CreateKeysetFile
 		if c.Rotate {
-			place = vault.ReplaceKeysetFile
+			err = vault.ReplaceKeysetFile(c.File, was, content)
+		} else {
+			err = vault.CreateKeysetFile(c.File, content)
 		}
-		if err := place(c.File, content); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -48,70 +49,53 @@ func (c *keysetCreateCommand) Run(con *console) error {
 }
 
 type keysetRotateCommand struct {
-	keysetFlags
+	keysetTarget
 	Audit  bool   `help:"Rotate the key for entries of the audit trail, not the one for records."`
-	Tenant string `placeholder:"TENANT" help:"Rotate the keyset of this tenant."`
+	Tenant string `placeholder:"TENANT" help:"The keyset of this tenant."`
 }
 
 // Run replaces the file at once, so that a running broker reads the old or the new one.
-func (c *keysetRotateCommand) Run(con *console) error {
-	content, kek, err := c.read(con.env)
-	if err != nil {
-		return err
-	}
-	rotated, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]byte, error) {
-		rotated, _, err := vault.EditKeyset(content, kek, vault.KeysetEdit{Do: vault.KeysetRotate, Audit: c.Audit, Tenant: c.Tenant}, time.Now())
-		return rotated, err
-	})
-	if err != nil {
-		return err
-	}
-	opened := openedKeyset{keysetFlags: c.keysetFlags, content: content}
-	if err := opened.replace(con.env, rotated); err != nil {
-		return err
-	}
-	list, err := vault.ListKeys(rotated, kek, c.Tenant)
-	if err != nil {
-		return err
-	}
-	keys := list.Records
-	if c.Audit {
-		keys = list.Audit
-	}
-	for _, key := range keys {
-		if key.Primary {
-			_, _ = fmt.Fprintf(con.out, "%s: key %d is primary now; %s in all. Running brokers take it up by themselves; copy the file to replicas that have their own.\n", c.File, key.ID, count(len(keys), "key"))
+func (c *keysetRotateCommand) Run(ctx context.Context, con *console) error {
+	change := keysetChange{KeysetEdit: vault.KeysetEdit{Do: vault.KeysetRotate, Audit: c.Audit, Tenant: c.Tenant}}
+	return c.change(ctx, con, change, func(o *openedKeyset, key uint32, content []byte) (string, error) {
+		list, err := vault.ListKeys(content, o.kek, c.Tenant)
+		if err != nil {
+			return "", err
 		}
-	}
-	return nil
+		return fmt.Sprintf("%s: key %d is primary now; %s in all. Running brokers take it up by themselves; copy the file to replicas that have their own.", o.File, key, count(len(keysFor(list, c.Audit)), "key")), nil
+	})
 }
 
 type keysetListCommand struct {
-	keysetFlags
+	keysetSource
 	Audit  bool   `help:"The keys for entries of the audit trail, not those for records."`
 	Tenant string `placeholder:"TENANT" help:"The keyset of this tenant."`
 }
 
 // Run prints ids and states.
 func (c *keysetListCommand) Run(con *console) error {
-	content, kek, err := c.read(con.env)
+	o, err := c.read(con)
 	if err != nil {
 		return err
 	}
-	list, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) (vault.KeyList, error) { return vault.ListKeys(content, kek, c.Tenant) })
+	list, err := withKEK(o.File, o.Kek, o.kek, func(kek vault.KEK) (vault.KeyList, error) { return vault.ListKeys(o.content, kek, c.Tenant) })
 	if err != nil {
 		return err
-	}
-	keys := list.Records
-	if c.Audit {
-		keys = list.Audit
 	}
 	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "KEY\tSTATUS\tPRIMARY\tCREATED")
-	for _, key := range keys {
+	for _, key := range keysFor(list, c.Audit) {
 		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\n", key.ID, key.Status, yesNo(key.Primary), created(key))
 	}
 	return table.Flush()
+}
+
+// keysFor are the keys for the audit trail, or for records.
+func keysFor(list vault.KeyList, audit bool) []vault.KeyInfo {
+	if audit {
+		return list.Audit
+	}
+	return list.Records
 }
 
 // readKeysetFile says what to do where there is none.

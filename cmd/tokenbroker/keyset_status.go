@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -16,22 +17,26 @@ import (
 type keysetStatusCommand struct {
 	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
 	Count  bool   `help:"Count all records now, which takes a while, in place of what the brokers counted last."`
-	Tenant string `placeholder:"TENANT" help:"The keyset of this tenant."`
+	Tenant string `placeholder:"TENANT" help:"The keyset of this tenant alone."`
 }
 
 // Run reads only; brokers may run meanwhile.
 func (c *keysetStatusCommand) Run(ctx context.Context, con *console) error {
-	o, err := keysetTarget{Config: c.Config}.open(ctx, con)
+	o, err := keysetSource{Config: c.Config}.open(ctx, con)
 	if err != nil {
 		return err
 	}
 	defer o.close()
-	list, err := withKEK(o.File, o.Kek, o.kek, func(kek vault.KEK) (vault.KeyList, error) { return vault.ListKeys(o.content, kek, c.Tenant) })
+	keysets, err := withKEK(o.File, o.Kek, o.kek, func(kek vault.KEK) ([]vault.TenantKeyset, error) { return c.keysets(o.content, kek) })
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, keysetChecks)
 	defer cancel()
+	left, err := o.store.LeftReplicas(ctx)
+	if err != nil {
+		return err
+	}
 	replicas, now, err := o.store.AllReplicas(ctx)
 	if err != nil {
 		return err
@@ -46,28 +51,57 @@ func (c *keysetStatusCommand) Run(ctx context.Context, con *console) error {
 		if err != nil {
 			return err
 		}
-		last = broker.SealProgress{Began: time.UnixMilli(counted.Began), Ended: time.UnixMilli(counted.Ended).UTC(), Records: counted.Records, ByKey: counted.ByKey, Left: counted.Left}
+		last = broker.SealProgress{Began: time.UnixMilli(counted.Began), Ended: time.UnixMilli(counted.Ended).UTC(), Records: counted.Records, ByKey: counted.ByKey, Left: counted.Left, Erased: counted.Erased}
 	}
 	live := slices.DeleteFunc(slices.Clone(replicas), func(r broker.Replica) bool { return r.Silent(now) })
-	table := tabwriter.NewWriter(con.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "KEY\tFOR\tSTATUS\tPRIMARY\tCREATED\tREPLICAS\tRECORDS")
-	for _, key := range list.All() {
-		use, records := "records", "not counted yet"
-		if slices.ContainsFunc(list.Audit, func(k vault.KeyInfo) bool { return k.ID == key.ID }) {
-			use, records = "audit", "-"
-		} else if !last.Ended.IsZero() {
-			records = strconv.Itoa(last.ByKey[key.ID])
-		}
-		_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, use, key.Status, yesNo(key.Primary), created(key), loaded(live, key.ID, c.Tenant, o.cfg.Keys.Digest()), records)
-	}
-	if err := table.Flush(); err != nil {
+	if err := statusTable(con.out, keysets, live, o.cfg.Keys.Digest(), last); err != nil {
 		return err
+	}
+	for _, one := range keysets {
+		if !one.Destroyed.IsZero() {
+			_, _ = fmt.Fprintf(con.out, "the keyset of tenant %s was destroyed at %s\n", one.Tenant, one.Destroyed.Format(time.RFC3339))
+		}
 	}
 	for _, r := range replicas {
 		c.replica(con.out, r, now, o)
 	}
+	for _, r := range left {
+		n := 0
+		for _, of := range r.OldSeals {
+			n += of
+		}
+		_, _ = fmt.Fprintln(con.out, leftBehind(r, n, ""))
+	}
 	printProgress(con.out, resealing, last)
 	return nil
+}
+
+// keysets are the tenant's, or the installation's, whose tenant is "", and all tenants'.
+func (c *keysetStatusCommand) keysets(content []byte, kek vault.KEK) ([]vault.TenantKeyset, error) {
+	list, err := vault.ListKeys(content, kek, c.Tenant)
+	if err != nil || c.Tenant != "" {
+		return []vault.TenantKeyset{{Tenant: c.Tenant, KeyList: list}}, err
+	}
+	tenants, err := vault.TenantKeysets(content, kek)
+	return append([]vault.TenantKeyset{{KeyList: list}}, tenants...), err
+}
+
+// statusTable is a line for each key.
+func statusTable(out io.Writer, keysets []vault.TenantKeyset, live []broker.Replica, digest string, last broker.SealProgress) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "KEY\tTENANT\tFOR\tSTATUS\tPRIMARY\tCREATED\tREPLICAS\tRECORDS")
+	for _, one := range keysets {
+		for i, key := range one.All() {
+			use, records := "records", "not counted yet"
+			if i >= len(one.Records) {
+				use, records = "audit", "-"
+			} else if !last.Ended.IsZero() {
+				records = strconv.Itoa(last.ByKey[key.ID])
+			}
+			_, _ = fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", key.ID, cmp.Or(one.Tenant, "-"), use, key.Status, yesNo(key.Primary), created(key), loaded(live, key.ID, one.Tenant, digest), records)
+		}
+	}
+	return table.Flush()
 }
 
 func yesNo(yes bool) string {
@@ -124,11 +158,17 @@ func printProgress(out io.Writer, r broker.Resealing, last broker.SealProgress) 
 		for _, id := range sorted(last.Left) {
 			_, _ = fmt.Fprintf(out, "left: %s sealed with key %d\n", are(last.Left[id], "record is", "records are"), id)
 		}
+		for _, id := range sorted(last.Erased) {
+			_, _ = fmt.Fprintf(out, "erased: %s of tenants whose keyset was destroyed, sealed with key %d, which need not be kept for that\n", are(last.Erased[id], "record is", "records are"), id)
+		}
 	}
 	switch {
 	case r.Needed && !r.Running:
 		_, _ = fmt.Fprintln(out, "sealing anew: due, the brokers begin once all of them have loaded the same keyset")
 	case !r.Needed && !r.Running && len(last.Left) == 0 && !last.Ended.IsZero():
 		_, _ = fmt.Fprintln(out, "sealing anew: done, nothing is sealed with another key than the primary one")
+		if r.Passes < keysetPasses {
+			_, _ = fmt.Fprintln(out, "sealing anew: the brokers look through all records once more, to be sure")
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -15,62 +16,42 @@ type keysetTenantCommand struct {
 	Destroy keysetTenantDestroyCommand `cmd:"" help:"Destroy a tenant's keyset: all that the tenant has here, and in backups, can't be read any more."`
 }
 
-// tenantFlags name a tenant's keyset.
-type tenantFlags struct {
-	keysetFlags
+// tenantTarget is a tenant's keyset that is changed.
+type tenantTarget struct {
+	keysetTarget
 	Tenant string `required:"" placeholder:"TENANT" help:"The tenant."`
 }
 
-// replaced makes the change of the file.
-func (f tenantFlags) replaced(con *console, change func(content []byte, kek vault.KEK) ([]byte, error)) error {
-	content, kek, err := f.read(con.env)
-	if err != nil {
-		return err
-	}
-	after, err := withKEK(f.File, f.Kek, kek, func(kek vault.KEK) ([]byte, error) { return change(content, kek) })
-	if err != nil {
-		return err
-	}
-	opened := openedKeyset{keysetFlags: f.keysetFlags, content: content}
-	return opened.replace(con.env, after)
-}
-
-type keysetTenantCreateCommand struct{ tenantFlags }
+type keysetTenantCreateCommand struct{ tenantTarget }
 
 // Run makes the tenant's keyset, beside that of the installation.
-func (c *keysetTenantCreateCommand) Run(con *console) error {
-	var key uint32
-	err := c.replaced(con, func(content []byte, kek vault.KEK) (after []byte, err error) {
-		after, key, err = vault.CreateTenantKeyset(content, kek, c.Tenant, time.Now())
-		return after, err
+func (c *keysetTenantCreateCommand) Run(ctx context.Context, con *console) error {
+	change := keysetChange{KeysetEdit: vault.KeysetEdit{Do: vault.KeysetCreate, Tenant: c.Tenant}}
+	return c.change(ctx, con, change, func(o *openedKeyset, key uint32, _ []byte) (string, error) {
+		return fmt.Sprintf("%s: tenant %s has a keyset of its own, key %d. Running brokers take it up by themselves, and seal the tenant's records anew; copy the file to replicas that have their own, and keep a copy of it as of the one before.", o.File, c.Tenant, key), nil
 	})
-	if err != nil {
-		return err
-	}
-	_, _ = fmt.Fprintf(con.out, "%s: tenant %s has a keyset of its own, key %d. Running brokers take it up by themselves, and seal the tenant's records anew; copy the file to replicas that have their own, and keep a copy of it as of the one before.\n", c.File, c.Tenant, key)
-	return nil
 }
 
 type keysetTenantRotateCommand struct {
-	tenantFlags
+	tenantTarget
 	Audit bool `help:"Rotate the key for entries of the audit trail, not the one for records."`
 }
 
 // Run replaces the file at once.
-func (c *keysetTenantRotateCommand) Run(con *console) error {
-	rotate := keysetRotateCommand{keysetFlags: c.keysetFlags, Audit: c.Audit, Tenant: c.Tenant}
-	return rotate.Run(con)
+func (c *keysetTenantRotateCommand) Run(ctx context.Context, con *console) error {
+	rotate := keysetRotateCommand{keysetTarget: c.keysetTarget, Audit: c.Audit, Tenant: c.Tenant}
+	return rotate.Run(ctx, con)
 }
 
-type keysetTenantListCommand struct{ keysetFlags }
+type keysetTenantListCommand struct{ keysetSource }
 
 // Run prints names and keys.
 func (c *keysetTenantListCommand) Run(con *console) error {
-	content, kek, err := c.read(con.env)
+	o, err := c.read(con)
 	if err != nil {
 		return err
 	}
-	all, err := withKEK(c.File, c.Kek, kek, func(kek vault.KEK) ([]vault.TenantKeyset, error) { return vault.TenantKeysets(content, kek) })
+	all, err := withKEK(o.File, o.Kek, o.kek, func(kek vault.KEK) ([]vault.TenantKeyset, error) { return vault.TenantKeysets(o.content, kek) })
 	if err != nil {
 		return err
 	}
@@ -92,21 +73,18 @@ func (c *keysetTenantListCommand) Run(con *console) error {
 }
 
 type keysetTenantDestroyCommand struct {
-	tenantFlags
+	tenantTarget
 	Yes string `name:"confirm" placeholder:"TENANT" help:"The tenant's name once more: this can't be taken back."`
 }
 
 // Run destroys it.
-func (c *keysetTenantDestroyCommand) Run(con *console) error {
+func (c *keysetTenantDestroyCommand) Run(ctx context.Context, con *console) error {
 	if c.Yes != c.Tenant {
 		return &usageError{fmt.Sprintf("this makes all that the keys of tenant %s have sealed, here and in every backup, unreadable for good: give --confirm %s", c.Tenant, c.Tenant)}
 	}
-	if err := c.replaced(con, func(content []byte, kek vault.KEK) ([]byte, error) {
-		return vault.DestroyTenantKeyset(content, kek, c.Tenant, time.Now())
-	}); err != nil {
-		return err
-	}
-	_, _ = fmt.Fprintf(con.out, "%s: the keyset of tenant %s is destroyed. Running brokers refuse the tenant's requests within seconds; destroy every copy of the file from before, which could still read what it sealed, and replace it on replicas that have their own. "+
-		"What was not sealed with it is not erased by this: records that had not been sealed anew since `keyset tenant create`, and events from before that, which stay readable until retention drops them.\n", c.File, c.Tenant)
-	return nil
+	change := keysetChange{KeysetEdit: vault.KeysetEdit{Do: vault.KeysetDestroy, Tenant: c.Tenant}}
+	return c.change(ctx, con, change, func(o *openedKeyset, _ uint32, _ []byte) (string, error) {
+		return fmt.Sprintf("%s: the keyset of tenant %s is destroyed. Running brokers refuse the tenant's requests within seconds; destroy every copy of the file from before, which could still read what it sealed, and replace it on replicas that have their own. "+
+			"What was not sealed with it is not erased by this: records that had not been sealed anew since `keyset tenant create`, and events from before that, which stay readable until retention drops them.", o.File, c.Tenant), nil
+	})
 }

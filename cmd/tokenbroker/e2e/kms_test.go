@@ -115,6 +115,61 @@ func TestThreat37RotationWhileKMSIsAway(t *testing.T) {
 	c.token("alice")
 }
 
+// A replica meets a record under a key that it lacks while the service hangs: that request is told so at once, all others are served as
+// ever, and nothing is called tampered with.
+func TestThreat37NewKeyWhileKMSHangs(t *testing.T) {
+	t.Parallel()
+	r, kms := kmsRig(t)
+	r.edit("file: keyset.json", "file: ${KEYSET}")
+	r.place("keyset.json", "other.json")
+	r.place("keyset.json", "rotated.json")
+	r.run("keyset", "rotate", "--file", "rotated.json", "--kek", "hcvault:"+kms.URL()+"/transit/keys/tokenbroker")
+	p, q := r.start("KEYSET=keyset.json"), r.start("KEYSET=other.json", "SPOOL=spool2", "VAULT_NAMESPACE=other")
+	c, other := p.api(r.key), q.api(r.key)
+	c.connect(newBrowser(t), "alice")
+	c.connect(newBrowser(t), "bob")
+
+	// It hangs for one of both replicas, which gets the newer file first.
+	hangs := func(req *http.Request) bool { return req.Header.Get("X-Vault-Namespace") == "" }
+	kms.Hangs.Store(&hangs)
+	r.place("rotated.json", "keyset.json")
+	r.place("rotated.json", "other.json")
+	r.eventually(20*time.Second, "the other replica has the new key", func() error {
+		if !strings.Contains(q.log.String(), "keyset read again") {
+			return fmt.Errorf("not in the log yet")
+		}
+		return nil
+	})
+	other.token("bob", object{"min_ttl": 120}) // a refresh, and so another record
+	const soon = time.Second                   // the service is given five
+	for range 8 {
+		began := time.Now()
+		a := c.refused(http.StatusServiceUnavailable, "temporarily_unavailable", "bob")
+		if took := time.Since(began); took > soon || !strings.Contains(a.raw, "a key that this replica of the broker does not have yet") || a.header.Get("Retry-After") == "" {
+			t.Errorf("the record under the new key: after %s, %s", took, a.raw)
+		}
+		began = time.Now()
+		c.token("alice")
+		if took := time.Since(began); took > soon {
+			t.Errorf("another record took %s", took)
+		}
+		other.token("bob")
+		time.Sleep(300 * time.Millisecond) // over more than one pause between two looks
+	}
+	kms.Hangs.Store(nil)
+	r.eventually(20*time.Second, "the new key is here", func() error {
+		if a, err := c.try("POST", "/v1/tokens", object{"connector": "files", "subject": "bob"}); err != nil || a.status != http.StatusOK {
+			return fmt.Errorf("%v, %d %s", err, a.status, a.raw)
+		}
+		return nil
+	})
+	for _, event := range c.events(nil) {
+		if event["type"] == "integrity.failed" {
+			t.Errorf("an event says that something was tampered with: %v", event)
+		}
+	}
+}
+
 // A restart while the service is away: alive, not ready, 503 with a reason; and ready by itself when it is back.
 func TestThreat37RestartWithoutKMS(t *testing.T) {
 	t.Parallel()
