@@ -231,7 +231,7 @@ func (s *Store) mend(ctx context.Context, m *remembered, what finding, record ma
 // erased record does not come back. Nor does what says nothing new of the grant, while somebody has the lease: fenced out, its
 // refresh token would be sent once more.
 func (s *Store) writeBack(ctx context.Context, m *remembered, seen map[string][]byte, lost, alarm []broker.Entry) (done bool, err error) {
-	drafts, err := s.drafts(m.tenant, slices.Concat(lost, alarm))
+	drafts, err := s.drafts(m.tenant, withAlarm(lost, alarm))
 	if err != nil {
 		return false, err
 	}
@@ -348,7 +348,7 @@ func (s *Store) indexOf(m *remembered) string {
 // eraseAgain removes what was erased, and says so for a while.
 func (s *Store) eraseAgain(ctx context.Context, m *remembered, has int64, alarm []broker.Entry) (done bool, err error) {
 	key := m.key()
-	drafts, err := s.drafts(m.tenant, slices.Concat(m.lostEntries(has), alarm))
+	drafts, err := s.drafts(m.tenant, withAlarm(m.lostEntries(has), alarm))
 	if err != nil {
 		return false, err
 	}

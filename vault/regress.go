@@ -67,6 +67,18 @@ func (s *Store) alarm(ctx context.Context, m *remembered) ([]broker.Entry, error
 	return []broker.Entry{e}, nil
 }
 
+// withAlarm are the entries that go with a write which heals. Where there is an alarm the store has lost nothing, so what was told of the record before
+// is there, and need not be told again.
+func withAlarm(lost, alarm []broker.Entry) []broker.Entry {
+	var all []broker.Entry
+	for _, e := range lost {
+		if len(alarm) == 0 || e.Type != broker.EventIntegrityFailed {
+			all = append(all, e)
+		}
+	}
+	return append(all, alarm...)
+}
+
 // alarmed says in the log what alarm has put on record.
 func (s *Store) alarmed(ctx context.Context, m *remembered, alarm []broker.Entry) {
 	if len(alarm) > 0 {

@@ -41,7 +41,7 @@ func (s *Store) revoke(ctx context.Context, tenant, id string, entries, alarm []
 	if err != nil {
 		return Result{}, err
 	}
-	drafts, err := s.drafts(tenant, slices.Concat(entries, alarm))
+	drafts, err := s.drafts(tenant, withAlarm(entries, alarm))
 	if err != nil {
 		return Result{}, err
 	}
