@@ -12,7 +12,7 @@ var eventTypes = []EventType{
 	EventConnectionRevoked, EventConnectionNoticed, EventSubjectErased, EventIntegrityFailed, EventConnectorCreated, EventConnectorUpdated,
 	EventConnectorDeleted, EventPortalCreated, EventPortalOpened, EventPortalRefused, EventOperatorSignedIn, EventOperatorSignedOut,
 	EventOperatorSessionsEnded, EventOperatorSignInFailed, EventOperatorViewed, EventOperatorRevoked, EventOperatorRefreshed, EventOperatorLinkCreated,
-	EventOperatorExported, EventOperatorDisabled, EventOperatorEnabled, EventOperatorJobStarted, EventOperatorJobPaused, EventOperatorJobResumed,
+	EventOperatorExported, EventOperatorDisabled, EventOperatorEnabled, EventOperatorJobStarted, EventOperatorJobRate, EventOperatorJobPaused, EventOperatorJobResumed,
 	EventOperatorJobEnded, EventTrailTrimmed,
 }
 
