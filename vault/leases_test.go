@@ -27,7 +27,7 @@ func (b scripted) Apply(_ context.Context, steps []Step) []Result {
 	return results
 }
 
-func scriptedStore(t *testing.T, now func() time.Time, apply func(Step) Result) *Store {
+func scriptedStore(t testing.TB, now func() time.Time, apply func(Step) Result) *Store {
 	t.Helper()
 	keyset, err := NewEphemeralKeyset()
 	if err != nil {

@@ -130,21 +130,26 @@ func (s *Store) readReplicas(ctx context.Context, index string, keyOf func(id st
 		if len(record) == 0 {
 			continue // it ended meanwhile
 		}
-		replica := broker.Replica{}
-		text, err := s.seals.open(record[fieldBody], placeOf(one.Member))
-		if err == nil {
-			err = json.Unmarshal(text, &replica)
-		}
-		if err != nil || string(record[fieldFormat]) != replicaFormat || replica.ID != one.Member {
-			replica = broker.Replica{ID: one.Member, Unreadable: true}
-		}
-		if at, err := strconv.ParseInt(string(record[fieldBeat]), 10, 64); err == nil {
-			replica.Beat = time.UnixMilli(at).UTC()
-		}
-		all = append(all, replica)
+		all = append(all, s.readReplica(one.Member, placeOf(one.Member), record))
 	}
 	slices.SortFunc(all, func(a, b broker.Replica) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
 	})
 	return all, r.Now, nil
+}
+
+// readReplica reads what a replica says of itself, sealed for that place; what does not open, or is another's, says nothing but that it is there.
+func (s *Store) readReplica(id string, place []byte, record map[string][]byte) broker.Replica {
+	replica := broker.Replica{}
+	text, err := s.seals.open(record[fieldBody], place)
+	if err == nil {
+		err = json.Unmarshal(text, &replica)
+	}
+	if err != nil || string(record[fieldFormat]) != replicaFormat || replica.ID != id {
+		replica = broker.Replica{ID: id, Unreadable: true}
+	}
+	if at, err := strconv.ParseInt(string(record[fieldBeat]), 10, 64); err == nil {
+		replica.Beat = time.UnixMilli(at).UTC()
+	}
+	return replica
 }
