@@ -87,7 +87,7 @@ func newSessions(cfg Config, digest []byte, cookie string, https bool) *sessions
 		random: cfg.Random, now: cfg.Now, epochs: cfg.Sessions, list: cfg.Sessions, digest: digest, logins: map[string]string{},
 		// Not scs.New: it starts a goroutine for a store in memory that is never used here.
 		manager: &scs.SessionManager{
-			IdleTimeout: cfg.SessionIdle, Lifetime: cfg.SessionLife, Store: sessionStore{cfg.Sessions}, Codec: scs.GobCodec{},
+			IdleTimeout: cfg.SessionIdle, Lifetime: cfg.SessionLife, Store: sessionStore{cfg.Sessions}, Codec: sessionCodec{},
 			Cookie: scs.SessionCookie{Name: cookie, Path: "/", HttpOnly: true, Secure: https, SameSite: http.SameSiteStrictMode, Persist: true},
 		},
 	}
@@ -333,6 +333,12 @@ func (s sessionStore) FindCtx(ctx context.Context, token string) ([]byte, bool, 
 	if errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrIntegrity) {
 		// What doesn't open belongs to another keyset or was changed: no session, log in again.
 		return nil, false, nil
+	}
+	if err == nil {
+		if _, _, broken := (sessionCodec{}).Decode(data); broken != nil {
+			// Of another version: as an error it would shut the operator out for as long as the cookie lasts.
+			return nil, false, nil
+		}
 	}
 	return data, err == nil, err
 }
