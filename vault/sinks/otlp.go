@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // OTLP posts lines as log records of the OpenTelemetry protocol, over HTTP in its JSON form, which needs no library.
@@ -62,11 +63,19 @@ type otlpRequest struct {
 	Resources []otlpResource `json:"resourceLogs"`
 }
 
-// otlpAnswer is what a collector says of records that it did not take, though it answers 200.
-type otlpAnswer struct {
-	Partial struct {
-		Rejected json.Number `json:"rejectedLogRecords"`
-	} `json:"partialSuccess"`
+// refusedOf is how many records a collector says that it did not take, though it answers 200, as it says that; "": it says nothing of the kind.
+// What is said in a way that can't be read is no number of 0.
+func refusedOf(said []byte) string {
+	var answer, partial map[string]json.RawMessage
+	if json.Unmarshal(said, &answer) != nil || json.Unmarshal(answer["partialSuccess"], &partial) != nil {
+		return ""
+	}
+	switch n := strings.Trim(string(partial["rejectedLogRecords"]), `"`); n {
+	case "", "null", "0":
+		return ""
+	default:
+		return n
+	}
 }
 
 // severityInfo is INFO as the protocol counts.
@@ -100,11 +109,8 @@ func (o *OTLP) Append(ctx context.Context, lines [][]byte) error {
 	if err != nil {
 		return err
 	}
-	var answer otlpAnswer
-	if json.Unmarshal(said, &answer) == nil {
-		if n, err := answer.Partial.Rejected.Int64(); err == nil && n > 0 {
-			return fmt.Errorf("post to %s: it took all but %d records", o.Name(), n)
-		}
+	if n := refusedOf(said); n != "" {
+		return fmt.Errorf("post to %s: it took all but %.20q records", o.Name(), n)
 	}
 	return nil
 }

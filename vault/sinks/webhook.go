@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // Webhook posts lines to a URL.
@@ -56,11 +58,7 @@ func (w *Webhook) exchange(ctx context.Context, kind string, body []byte) (said 
 	req.Header.Set("Content-Type", kind)
 	resp, err := w.client.Do(req)
 	if err != nil {
-		var with *url.Error
-		if errors.As(err, &with) {
-			err = with.Err // which names no path
-		}
-		return nil, fmt.Errorf("post to %s: %w", w.Name(), err)
+		return nil, fmt.Errorf("post to %s: %w", w.Name(), sayable(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	said, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -71,6 +69,20 @@ func (w *Webhook) exchange(ctx context.Context, kind string, body []byte) (said 
 		return nil, fmt.Errorf("post to %s: its answer has no end: %w", w.Name(), ctx.Err())
 	}
 	return said, nil
+}
+
+// sayable is what may be said of an error of the client: no path, and no answer, of which net/http quotes any amount.
+func sayable(err error) error {
+	var with *url.Error
+	if errors.As(err, &with) {
+		err = with.Err // which names no path
+	}
+	var network *net.OpError
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, &network) {
+		return err
+	}
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	return errors.New(strings.TrimRight(text[:min(len(text), 200)], ": "))
 }
 
 // Close ends idle connections.
