@@ -29,6 +29,7 @@ type forger struct {
 	key    *rsa.PrivateKey
 	meta   map[string]any
 	keys   []jose.JSONWebKey
+	keySet []byte                    // in the place of keys
 	token  string                    // the ID token that a code gives
 	answer func(http.ResponseWriter) // of the token endpoint, in its place
 	asked  map[string]int
@@ -52,6 +53,8 @@ func newForger(t testing.TB) *forger {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case r.URL.Path == "/.well-known/openid-configuration":
 			_ = json.NewEncoder(w).Encode(f.meta)
+		case r.URL.Path == "/keys" && f.keySet != nil:
+			_, _ = w.Write(f.keySet)
 		case r.URL.Path == "/keys":
 			_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: f.keys})
 		case r.URL.Path == "/token" && f.answer != nil:
