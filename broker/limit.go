@@ -73,8 +73,8 @@ type limitKey struct {
 	tenant, name string
 }
 
-// bucketsKept bounds the buckets of each kind in memory (some 300 bytes each, and its name). Whoever makes more of them than that, and so makes
-// full ones of others', is a client that has a limit itself.
+// bucketsKept bounds the buckets of each kind in memory (some 300 bytes each, and its name). Beyond it a tenant with more than a fair share
+// of them makes full ones of its own: by asking about many subjects nobody takes the limits of another tenant's.
 const bucketsKept = 20_000
 
 // bucket is one token bucket. Others' uses, which are heard of later, can overdraw it, by its size at most, and calls that complete
@@ -82,6 +82,7 @@ const bucketsKept = 20_000
 type bucket struct {
 	key    limitKey
 	limit  Limit
+	place  *list.Element // in its tenant's order
 	tokens float64
 	at     time.Time
 	// used since the replicas were last told; told is what the shared count was then, -1 before it is known.
@@ -109,15 +110,15 @@ func (b *bucket) isNearEnd() bool { return b.tokens < float64(b.limit.Burst)/2 }
 
 // buckets are those of one kind.
 type buckets struct {
-	mu    sync.Mutex
-	order *list.List // of *bucket, used last first
-	all   map[limitKey]*list.Element
-	hot   map[limitKey]*bucket // that replicas are told of
-	most  int
+	mu       sync.Mutex
+	byTenant map[string]*list.List // of *bucket, used last first; of kinds without a tenant there is one
+	all      map[limitKey]*bucket
+	hot      map[limitKey]*bucket // that replicas are told of
+	most     int
 }
 
 func newBuckets(most int) *buckets {
-	return &buckets{order: list.New(), all: map[limitKey]*list.Element{}, hot: map[limitKey]*bucket{}, most: most}
+	return &buckets{byTenant: map[string]*list.List{}, all: map[limitKey]*bucket{}, hot: map[limitKey]*bucket{}, most: most}
 }
 
 // take takes one token, or tells when there will be one. Where debts are allowed, it takes one that is not there too: as many as the
@@ -150,25 +151,47 @@ func (s *buckets) take(key limitKey, limit Limit, now time.Time, debts bool) (wa
 func (s *buckets) giveBack(key limitKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e, ok := s.all[key]; ok {
-		b := e.Value.(*bucket)
+	if b, ok := s.all[key]; ok {
 		b.tokens, b.used = min(b.tokens+1, float64(b.limit.Burst)), max(0, b.used-1)
 	}
 }
 
 func (s *buckets) of(key limitKey, limit Limit, now time.Time) *bucket {
-	if e, ok := s.all[key]; ok {
-		s.order.MoveToFront(e)
-		return e.Value.(*bucket)
+	if b, ok := s.all[key]; ok {
+		s.byTenant[key.tenant].MoveToFront(b.place)
+		return b
+	}
+	order := s.byTenant[key.tenant]
+	if order == nil {
+		order = list.New()
+		s.byTenant[key.tenant] = order
 	}
 	b := &bucket{key: key, limit: limit, tokens: float64(limit.Burst), at: now, told: -1}
-	s.all[key] = s.order.PushFront(b)
-	if s.order.Len() > s.most {
-		oldest := s.order.Remove(s.order.Back()).(*bucket)
-		delete(s.all, oldest.key)
-		delete(s.hot, oldest.key)
+	b.place = order.PushFront(b)
+	s.all[key] = b
+	if len(s.all) > s.most {
+		s.forgetOne(key.tenant)
 	}
 	return b
+}
+
+// forgetOne makes room at the cost of who has more than a fair share: the tenant that asks, if it has, else the one that has most.
+func (s *buckets) forgetOne(asking string) {
+	from := asking
+	if s.byTenant[asking].Len() <= s.most/len(s.byTenant) {
+		for tenant, order := range s.byTenant {
+			if order.Len() > s.byTenant[from].Len() {
+				from = tenant
+			}
+		}
+	}
+	order := s.byTenant[from]
+	oldest := order.Remove(order.Back()).(*bucket)
+	delete(s.all, oldest.key)
+	delete(s.hot, oldest.key)
+	if order.Len() == 0 {
+		delete(s.byTenant, from)
+	}
 }
 
 // limiter is all buckets of this process.

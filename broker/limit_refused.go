@@ -13,7 +13,11 @@ import (
 // refusalsEvery is the least time between two events of the same limit and client.
 const refusalsEvery = time.Minute
 
-// refusalKey is of the configuration and of our own lists, so there are few.
+// refusalsKept bounds what waits to be recorded. Keys are of the configuration and of our own lists, so there are few; beyond that many, a
+// limit's refusals are counted together.
+const refusalsKept = 4096
+
+// refusalKey is whose refusals are counted together.
 type refusalKey struct {
 	limit          limitKind
 	tenant, client string
@@ -37,15 +41,24 @@ func (r *limitRefusals) note(key refusalKey, subject string, now time.Time) {
 	if r.all == nil {
 		r.all = map[refusalKey]*refusalCount{}
 	}
-	one := r.all[key]
-	if one == nil {
-		one = &refusalCount{}
-		r.all[key] = one
-	}
+	one := r.of(key)
 	if one.n == 0 {
 		one.since, one.subject = now, subject
 	}
 	one.n++
+}
+
+func (r *limitRefusals) of(key refusalKey) *refusalCount {
+	one := r.all[key]
+	if one == nil && len(r.all) >= refusalsKept {
+		key = refusalKey{limit: key.limit}
+		one = r.all[key]
+	}
+	if one == nil {
+		one = &refusalCount{}
+		r.all[key] = one
+	}
+	return one
 }
 
 // takenRefusals are on their way into the trail.
@@ -78,11 +91,7 @@ func (r *limitRefusals) take(now time.Time, all bool) []takenRefusals {
 func (r *limitRefusals) putBack(t takenRefusals) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	one := r.all[t.refusalKey]
-	if one == nil {
-		one = &refusalCount{}
-		r.all[t.refusalKey] = one
-	}
+	one := r.of(t.refusalKey)
 	one.n += t.n
 	one.since, one.subject, one.recorded = t.since, t.subject, time.Time{}
 }
@@ -111,9 +120,11 @@ const (
 // NoteGuessing counts that somebody was sent away who guessed too often.
 func (s *Service) NoteGuessing(what Guessing) { s.limitRefused(Caller{}, limitKind(what), "") }
 
-// recordRefusals writes the events that are due.
+// recordRefusals writes the events that are due. Where the store does not take one, the others have their turn later: it is asked once a
+// round then, also at the end.
 func (s *Service) recordRefusals(ctx context.Context, all bool) {
-	for _, one := range s.refusals.take(s.cfg.Now(), all) {
+	taken := s.refusals.take(s.cfg.Now(), all)
+	for i, one := range taken {
 		entry := Entry{
 			Type: EventTokenRefused, Time: s.cfg.Now().UTC(), Tenant: one.tenant, Client: one.client, Subject: one.subject, Outcome: string(CodeSlowDown),
 			Reason: fmt.Sprintf("limit %s: %d refused since %s", one.limit, one.n, one.since.UTC().Format(time.RFC3339)),
@@ -123,8 +134,11 @@ func (s *Service) recordRefusals(ctx context.Context, all bool) {
 			err = s.append(ctx, entry)
 		}
 		if err != nil {
-			s.refusals.putBack(one)
+			for _, left := range taken[i:] {
+				s.refusals.putBack(left)
+			}
 			s.cfg.Log.DebugContext(ctx, "what limits refused is not on record yet", "limit", string(one.limit), "error", err)
+			return
 		}
 	}
 }

@@ -123,7 +123,8 @@ func (b *bucket) notShared(n int64, unsent bool) {
 	b.unsure += n
 }
 
-// followLimits shares uses, records refusals and settles places until ctx ends.
+// followLimits shares uses until ctx ends. Nothing else is done here: whatever waits for the store longer than a round must not keep
+// replicas from hearing of one another.
 func (s *Service) followLimits(ctx context.Context) {
 	ticker := time.NewTicker(shareEvery)
 	defer ticker.Stop()
@@ -140,7 +141,19 @@ func (s *Service) followLimits(ctx context.Context) {
 		} else if err == nil {
 			failing = false
 		}
-		s.recordRefusals(ctx, false)
-		s.settlePlaces(ctx)
+	}
+}
+
+// everyRound does something, round for round, until ctx ends. A round that takes long has the next one begin late, and none pile up.
+func everyRound(ctx context.Context, do func(context.Context)) {
+	ticker := time.NewTicker(shareEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		do(ctx)
 	}
 }

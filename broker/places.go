@@ -9,9 +9,9 @@ import (
 
 // Places counts what there may be only so many of at the same time, for all replicas together.
 type Places interface {
-	// TakePlaces takes a place in each list until then, or in none, and tells the first list that is full (-1: none is). A place that is
-	// not given back ends at that time by itself. An error means that some may be taken, or be so later; they are to be given back.
-	TakePlaces(ctx context.Context, id string, until time.Time, lists []PlaceList) (full int, err error)
+	// TakePlaces takes a place in each list for so long, by the store's clock (those of replicas differ), or in none, and tells the first
+	// list that is full (-1: none is). A place that is not given back ends then by itself. An error means that some may be taken, or be so later; they are to be given back.
+	TakePlaces(ctx context.Context, id string, life time.Duration, lists []PlaceList) (full int, err error)
 	// LeavePlaces gives them back. One that is not held is no error.
 	LeavePlaces(ctx context.Context, id string, lists []PlaceList) error
 }
@@ -82,7 +82,7 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
-	full, err := s.cfg.Places.TakePlaces(ctx, c.ID, c.Deadline, lists)
+	full, err := s.cfg.Places.TakePlaces(ctx, c.ID, c.Deadline.Sub(s.cfg.Now()), lists)
 	switch {
 	case err != nil:
 		s.doubtPlaces(c, false)

@@ -30,6 +30,8 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() { s.followJobs(ctx) })
 	group.Go(func() { s.followReplicas(ctx) })
 	group.Go(func() { s.followLimits(ctx) })
+	group.Go(func() { everyRound(ctx, func(ctx context.Context) { s.recordRefusals(ctx, false) }) })
+	group.Go(func() { everyRound(ctx, s.settlePlaces) })
 	group.Go(func() {
 		s.pulse.follow(ctx, func(err error) {
 			s.cfg.Log.WarnContext(ctx, "the counts for the dashboard's charts can't be written; they wait for some minutes", "error", err)

@@ -91,7 +91,7 @@ const (
 	CheckAbsent  CheckKind = "absent" // there is no such field
 	CheckFree    CheckKind = "free"   // absent, or a time in ms by the store's clock that is over
 	CheckAtMost  CheckKind = "most"   // a number, not greater than the value
-	CheckFewer   CheckKind = "fewer"  // Key is a sorted set with fewer members than the value whose score is not below Field
+	CheckFewer   CheckKind = "fewer"  // Key is a sorted set by times in ms, of which fewer than the value are not over by the store's clock; no Field
 	CheckApplied CheckKind = "done"   // if it has the value, the step was applied before: no more checks, no writes
 )
 
@@ -127,6 +127,9 @@ const (
 	// WriteUnless adds a member (third argument) with a score (second) to a sorted set, unless the field of a hash that has the
 	// key's hash tag (fourth and fifth) has the value that is the first.
 	WriteUnless WriteKind = "unless"
+	// WritePlace adds a member (second argument) to a sorted set, by the store's time plus so many ms (first), and removes those whose
+	// time is over.
+	WritePlace WriteKind = "place"
 	// WriteOnly deletes all fields with the prefix (first argument) but those named by the others.
 	WriteOnly WriteKind = "only"
 )

@@ -15,7 +15,7 @@ import (
 // The stored form of limits that replicas share. Nothing in them is secret, and names (subjects and addresses among them) are keyed
 // hashes, which also say in which shard a limit lies.
 //
-//	places   a sorted set with a TTL: what has a place, by the time in ms at which it ends by itself
+//	places   a sorted set with a TTL: what has a place, by the time in ms, by the store's clock, at which it ends by itself
 //	uses     a hash with a TTL: n the number of uses
 const (
 	fieldUses = "n"
@@ -32,14 +32,12 @@ func (s *Store) limitHash(kind string, name []string) []byte {
 
 // TakePlaces implements broker.Places. Lists are independent of one another, and lie in shards of their own: each is one step, all at
 // the same time. A crash in between leaves places that end by themselves.
-func (s *Store) TakePlaces(ctx context.Context, id string, until time.Time, lists []broker.PlaceList) (int, error) {
-	now := s.cfg.Now()
+func (s *Store) TakePlaces(ctx context.Context, id string, life time.Duration, lists []broker.PlaceList) (int, error) {
 	results, err := s.placeSteps(ctx, lists, func(key string, most int) Step {
 		return Step{
-			Checks: []Check{{Key: key, Field: strconv.FormatInt(now.UnixMilli()+1, 10), Kind: CheckFewer, Value: strconv.Itoa(most)}},
+			Checks: []Check{{Key: key, Kind: CheckFewer, Value: strconv.Itoa(most)}},
 			Writes: []Write{
-				{Kind: WriteSortedAdd, Key: key, Args: []string{strconv.FormatInt(until.UnixMilli(), 10), id}},
-				{Kind: WriteSortedExpire, Key: key, Args: []string{"-inf", strconv.FormatInt(now.UnixMilli(), 10)}},
+				{Kind: WritePlace, Key: key, Args: []string{strconv.FormatInt(max(1, life.Milliseconds()), 10), id}},
 				// Ends of places differ by less than what one lives.
 				{Kind: WriteExpireIn, Key: key, Args: []string{strconv.FormatInt((broker.LinkLife + placesKept).Milliseconds(), 10)}},
 			},

@@ -88,7 +88,7 @@ func (s *Shared) Total() (n int64) {
 }
 
 // TakePlaces is part of broker.Places.
-func (s *Shared) TakePlaces(_ context.Context, id string, until time.Time, lists []broker.PlaceList) (int, error) {
+func (s *Shared) TakePlaces(_ context.Context, id string, life time.Duration, lists []broker.PlaceList) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away {
@@ -104,7 +104,7 @@ func (s *Shared) TakePlaces(_ context.Context, id string, until time.Time, lists
 		if s.places[name] == nil {
 			s.places[name] = map[string]time.Time{}
 		}
-		s.places[name][id] = until
+		s.places[name][id] = s.Now().Add(life)
 	}
 	if s.lost {
 		return -1, errAway

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"go.yaml.in/yaml/v3"
+
 	"tokenbroker/broker"
 )
 
@@ -29,6 +31,9 @@ func (o object) limits() broker.Limits {
 	if n == nil {
 		return all
 	}
+	if isOff(n) {
+		return broker.Limits{}
+	}
 	l, ok := o.s.object(n, "limits", "client", "tenant", "subject", "address", "tenants")
 	if !ok {
 		return all
@@ -38,6 +43,9 @@ func (o object) limits() broker.Limits {
 	all.Tenant = l.limit("tenant", all.Tenant, mostRate)
 	all.Subject = l.limit("subject", all.Subject, mostRate)
 	all.Address = l.addressLimit("address", all.Address)
+	if all.Address.Rate == 0 {
+		all.WrongKeys = broker.Limit{} // they are counted, and not slowed
+	}
 	nodes, _ := l.list("tenants")
 	for i, n := range nodes {
 		t, ok := o.s.object(n, fmt.Sprintf("limits.tenants[%d]", i), "id", "rate", "burst", "pending_consents")
@@ -64,6 +72,9 @@ func (o object) limit(key string, absent broker.Limit, mostConsents int) broker.
 	if n == nil {
 		return absent
 	}
+	if isOff(n) {
+		return broker.Limit{}
+	}
 	l, ok := o.s.object(n, o.at(key), "rate", "burst", "pending_consents")
 	if !ok {
 		return absent
@@ -73,15 +84,33 @@ func (o object) limit(key string, absent broker.Limit, mostConsents int) broker.
 
 func (o object) limitOf(absent broker.Limit, mostConsents int) broker.Limit {
 	l := broker.Limit{
-		Rate:     float64(o.number("rate", int(absent.Rate), 1, mostRate)),
-		Consents: o.number("pending_consents", absent.Consents, 1, mostConsents),
+		Rate:     float64(o.numberOrOff("rate", int(absent.Rate), mostRate)),
+		Consents: o.numberOrOff("pending_consents", absent.Consents, mostConsents),
 	}
 	burst := absent.Burst
-	if l.Rate != absent.Rate {
+	if l.Rate != absent.Rate && l.Rate > 0 {
 		burst = int(2 * l.Rate) // a rate alone must not come with a burst that was meant for another
 	}
-	l.Burst = o.number("burst", burst, 1, 2*mostRate)
+	l.Burst = o.number("burst", max(1, burst), 1, 2*mostRate)
 	return l
+}
+
+// off stands for no limit. A 0 does not: it could as well be meant to let nothing through.
+const off = "off"
+
+func isOff(n *yaml.Node) bool { return n != nil && n.Kind == yaml.ScalarNode && n.Value == off }
+
+// numberOrOff reads a number of at least 1; off is 0.
+func (o object) numberOrOff(key string, absent, most int) int {
+	n := o.get(key)
+	switch {
+	case isOff(n):
+		return 0
+	case n != nil && n.Kind == yaml.ScalarNode && n.Value == "0":
+		o.fail(key, "", n, "must be a whole number from 1 to %d; write %s: off where there is to be no limit", most, key)
+		return absent
+	}
+	return o.number(key, absent, 1, most)
 }
 
 // addressLimit reads that of an address, which counts wrong keys alone.
@@ -90,14 +119,17 @@ func (o object) addressLimit(key string, absent broker.Limit) broker.Limit {
 	if n == nil {
 		return absent
 	}
+	if isOff(n) {
+		return broker.Limit{}
+	}
 	l, ok := o.s.object(n, o.at(key), "wrong_keys", "burst", "pending_consents")
 	if !ok {
 		return absent
 	}
 	return broker.Limit{
-		Rate:     float64(l.number("wrong_keys", int(absent.Rate), 1, mostRate)),
-		Burst:    l.number("burst", absent.Burst, 1, 2*mostRate),
-		Consents: l.number("pending_consents", absent.Consents, 1, mostRate),
+		Rate:     float64(l.numberOrOff("wrong_keys", int(absent.Rate), mostRate)),
+		Burst:    l.number("burst", max(1, absent.Burst), 1, 2*mostRate),
+		Consents: l.numberOrOff("pending_consents", absent.Consents, mostRate),
 	}
 }
 

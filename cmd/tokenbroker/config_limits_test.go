@@ -27,6 +27,20 @@ func TestLimitsAreRead(t *testing.T) {
 			l.Client.Consents = 6
 			l.Clients["acme-chat"] = broker.Limit{Rate: 20, Burst: 40, Consents: 6}
 		}},
+		{client + "limits: {client: off, tenant: {rate: off}}\n", func(l *broker.Limits) {
+			l.Client, l.Tenant.Rate = broker.Limit{}, 0
+		}},
+		{client + "limits: {subject: {pending_consents: off, rate: 7}, address: {wrong_keys: off}}\n", func(l *broker.Limits) {
+			l.Subject, l.Address.Rate, l.WrongKeys = broker.Limit{Rate: 7, Burst: 14}, 0, broker.Limit{}
+		}},
+		{client + "limits: {client: off, tenants: [{id: acme, rate: off}]}\n", func(l *broker.Limits) {
+			l.Client, l.Tenants["acme"] = broker.Limit{}, broker.Limit{Burst: l.Tenant.Burst, Consents: l.Tenant.Consents}
+		}},
+		{client + "    limits: off\n", func(l *broker.Limits) { l.Clients["acme-chat"] = broker.Limit{} }},
+		{client + "limits: off\n", func(l *broker.Limits) { *l = broker.Limits{Clients: l.Clients, Tenants: l.Tenants} }},
+		{client + "    limits: {rate: 3}\nlimits: off\n", func(l *broker.Limits) {
+			*l = broker.Limits{Clients: map[string]broker.Limit{"acme-chat": {Rate: 3, Burst: 6}}, Tenants: l.Tenants}
+		}},
 		{client + "    limits: {}\n", func(l *broker.Limits) { l.Clients["acme-chat"] = l.Client }},
 	} {
 		cfg, err := load(t, minimal+c.text, nil, nil)
@@ -49,6 +63,11 @@ func TestLimitsAreRead(t *testing.T) {
 		"limits: 5":                                     "limits must be a mapping",
 		"limits: {clients: {rate: 5}}":                  `unknown key "clients" in limits; did you mean "client"?`,
 		"limits: {client: {rate: 0}}":                   "limits.client.rate must be a whole number from 1 to",
+		"limits: {tenant: {rate: 0}}":                   "write rate: off where there is to be no limit",
+		"limits: {address: {wrong_keys: 0}}":            "write wrong_keys: off where there is to be no limit",
+		"limits: {client: never}":                       "limits.client must be a mapping",
+		"limits: {client: {burst: off}}":                "limits.client.burst must be a whole number from 1 to",
+		"limits: {client: {rate: \"off \"}}":            "limits.client.rate must be a whole number",
 		"limits: {client: {rate: 1.5}}":                 "limits.client.rate must be a whole number",
 		"limits: {client: {rates: 5}}":                  `unknown key "rates" in limits.client; did you mean "rate"?`,
 		"limits: {subject: {pending_consents: 0}}":      "limits.subject.pending_consents must be a whole number from 1 to",

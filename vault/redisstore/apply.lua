@@ -100,7 +100,7 @@ for i = 1, number() do
   elseif kind == 'most' then
     holds = have and tonumber(have) and tonumber(have) <= tonumber(value)
   elseif kind == 'fewer' then
-    holds = redis.call('ZCOUNT', key, field, '+inf') < tonumber(value)
+    holds = redis.call('ZCOUNT', key, '(' .. now_text, '+inf') < tonumber(value)
   elseif kind == 'done' then
     if have == value then return answer('applied', 0) end
     holds = true
@@ -128,6 +128,9 @@ for i = 1, number() do
     may('HSET', write.key, write.args[1], '0')
   elseif write.kind == 'unless' then
     may('HGET', write.args[4], write.args[5])
+    may('ZADD', write.key, '0', 'm')
+  elseif write.kind == 'place' then
+    may('ZREMRANGEBYSCORE', write.key, '-inf', '0')
     may('ZADD', write.key, '0', 'm')
   elseif write.kind == 'only' then
     may('HKEYS', write.key)
@@ -160,6 +163,9 @@ for _, write in ipairs(writes) do
     redis.call('HSET', key, args[1], string.format('%.0f', now + tonumber(args[2])))
   elseif kind == 'unless' then
     if redis.call('HGET', args[4], args[5]) ~= args[1] then redis.call('ZADD', key, args[2], args[3]) end
+  elseif kind == 'place' then
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now_text)
+    redis.call('ZADD', key, string.format('%.0f', now + tonumber(args[1])), args[2])
   elseif kind == 'only' then
     local keep = {}
     for j = 2, #args do keep[args[j]] = true end

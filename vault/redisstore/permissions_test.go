@@ -136,12 +136,13 @@ func TestDeniedStepLeavesNothing(t *testing.T) {
 		Writes: []vault.Write{
 			{Kind: vault.WriteHashSet, Key: "tb:{00}:record", Args: []string{"f", "v"}},
 			{Kind: vault.WriteSortedAdd, Key: "tb:{00}:sorted", Args: []string{"0", "m"}},
+			{Kind: vault.WritePlace, Key: "tb:{00}:places", Args: []string{"60000", "m"}},
 			{Kind: vault.WriteOnly, Key: "tb:{00}:record", Args: []string{"a"}},
 			{Kind: vault.WriteDeadline, Key: "tb:{00}:record", Args: []string{"d", "1000"}},
 			{Kind: vault.WriteExpireIn, Key: "tb:{00}:record", Args: []string{"60000"}},
 		},
 	}
-	for _, command := range []string{"sadd", "xadd", "hset", "zadd", "hkeys", "hdel", "pexpire"} {
+	for _, command := range []string{"sadd", "xadd", "hset", "zadd", "zremrangebyscore", "hkeys", "hdel", "pexpire"} {
 		set("-" + command)
 		r := s.Apply(ctx, []vault.Step{step})[0]
 		if r.Err == nil || !strings.Contains(r.Err.Error(), "NOPERM") || !strings.Contains(r.Err.Error(), command) {

@@ -414,6 +414,15 @@ func (a *application) writeSorted(w vault.Write) error {
 			return nil
 		}
 		return a.writeSorted(vault.Write{Kind: vault.WriteSortedAdd, Key: w.Key, Args: args[1:3]})
+	case vault.WritePlace:
+		a.shrink(w.Key, func(v *value) {
+			maps.DeleteFunc(v.sorted, func(_ string, end int64) bool { return end <= a.now })
+		})
+		life, err := strconv.ParseInt(args[0], 10, 64)
+		if err != nil {
+			return errArguments
+		}
+		return a.writeSorted(vault.Write{Kind: vault.WriteSortedAdd, Key: w.Key, Args: []string{strconv.FormatInt(a.now+life, 10), args[1]}})
 	case vault.WriteSortedRemove:
 		a.shrink(w.Key, func(v *value) {
 			for _, member := range args {

@@ -248,14 +248,13 @@ func (m *Memory) Identity(context.Context) (string, error) {
 
 // fewer is vault.CheckFewer.
 func (a *application) fewer(check vault.Check) bool {
-	least, err1 := strconv.ParseInt(check.Field, 10, 64)
-	most, err2 := strconv.Atoi(check.Value)
+	most, err := strconv.Atoi(check.Value)
 	if v := a.get(check.Key); v != nil {
 		for _, score := range v.sorted {
-			if score >= least {
+			if score > a.now {
 				most--
 			}
 		}
 	}
-	return err1 == nil && err2 == nil && most > 0
+	return err == nil && most > 0
 }

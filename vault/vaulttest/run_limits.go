@@ -15,17 +15,17 @@ import (
 // testPlaces is threat 68 at the store: lists have so many places and no more, whoever asks at the same time; who finds one of them
 // full takes none; places end by themselves, and so do lists.
 func testPlaces(r *rig) {
-	var late atomic.Int64
-	clocked := func(v *vault.Config, _ *redisstore.Config) {
-		v.Now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	// Clocks of replicas are minutes apart: the store's counts.
+	clocked := func(off time.Duration) func(*vault.Config, *redisstore.Config) {
+		return func(v *vault.Config, _ *redisstore.Config) { v.Now = func() time.Time { return time.Now().Add(off) } }
 	}
-	stores := []*vault.Store{r.store(clocked), r.store(clocked)}
+	stores := []*vault.Store{r.store(clocked(2 * time.Minute)), r.store(clocked(-2 * time.Minute))}
 	const most = 10
 	wide := broker.PlaceList{Name: []string{"wide", tenant(r)}, Most: 3 * most}
 	narrow := broker.PlaceList{Name: []string{"narrow", tenant(r), "someone"}, Most: most}
-	until := time.Now().Add(time.Minute)
+	life := time.Minute
 	take := func(id string, lists ...broker.PlaceList) int {
-		full, err := stores[len(id)%2].TakePlaces(r.ctx(), id, until, lists)
+		full, err := stores[len(id)%2].TakePlaces(r.ctx(), id, life, lists)
 		if err != nil {
 			r.Errorf("take: %v", err)
 		}
@@ -75,15 +75,26 @@ func testPlaces(r *rig) {
 			r.Errorf("%s ends in %s ms", key, ttl)
 		}
 	}
-	late.Store(int64(time.Minute))
-	until = until.Add(time.Minute)
-	for i := range most {
-		if full := take(fmt.Sprint("later ", i), narrow); full != -1 {
-			r.Fatalf("the time of those before is over, and %d more find it full", i)
+	// Of places that end, whoever took them, each replica has as many more when their time is over, and not before.
+	for i, other := range stores {
+		brief := broker.PlaceList{Name: []string{"brief", tenant(r), fmt.Sprint(i)}, Most: most}
+		took := time.Now()
+		life = 700 * time.Millisecond
+		for n := range most {
+			if full, err := stores[1-i].TakePlaces(r.ctx(), fmt.Sprint("brief ", n), life, []broker.PlaceList{brief}); full != -1 || err != nil {
+				r.Fatalf("place %d: %d, %v", n, full, err)
+			}
 		}
-	}
-	if full := take("later still", narrow); full != 0 {
-		r.Error("a list has more places than it may")
+		r.within(20*time.Second, "the end of places that another replica took", func() bool {
+			full, err := other.TakePlaces(r.ctx(), "later", time.Minute, []broker.PlaceList{brief})
+			if err != nil {
+				r.Error(err)
+			}
+			return full == -1
+		})
+		if passed := time.Since(took); passed < life-10*time.Millisecond { // the store counts whole milliseconds
+			r.Errorf("places that last %v ended after %v, by the clock of another replica", life, passed)
+		}
 	}
 }
 
