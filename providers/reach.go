@@ -1,8 +1,11 @@
 package providers
 
 import (
+	"cmp"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -87,9 +90,24 @@ func authority(raw string) string {
 	return strings.ToLower(scheme + "://" + rest)
 }
 
+// reachesPort tells whether requests may go to that port of a host that a tenant had a say in: other services than web servers can be made
+// to understand what a request has in it, at addresses that are public as well.
+func (c Config) reachesPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	switch {
+	case err != nil:
+		return false
+	case c.AllPorts:
+		return true
+	case len(c.OutboundPorts) == 0:
+		return n == 443
+	}
+	return slices.Contains(c.OutboundPorts, uint16(n))
+}
+
 // checkReach refuses, of a tenant's connector, placeholders that make an address which can be seen to be none of the public
 // internet. What a name resolves to is looked at when it is dialled.
-func (s *server) checkReach(add func(key, format string, args ...any)) {
+func (s *server) checkReach(cfg Config, add func(key, format string, args ...any)) {
 	if !s.def.tenant {
 		return
 	}
@@ -110,6 +128,10 @@ func (s *server) checkReach(add func(key, format string, args ...any)) {
 		literal := err == nil && !(addressRule{}).allows(addr)
 		if u.Scheme != "https" || isLoopback(u.Hostname()) || literal || !strings.Contains(u.Hostname(), ".") && !strings.Contains(u.Hostname(), ":") {
 			add("vars", "must lead to https addresses of the public internet")
+			return
+		}
+		if !cfg.reachesPort(cmp.Or(u.Port(), "443")) {
+			add("vars", "must lead to a port that the operator allows (outbound_ports)")
 			return
 		}
 	}

@@ -108,7 +108,7 @@ func TestThreat53Rebinding(t *testing.T) {
 	}()
 
 	for _, r := range []reach{reachPublic, reachPrivate, reachGuarded} {
-		transport := newTransport(Config{Timeout: time.Second}, r)
+		transport := newTransport(Config{Timeout: time.Second, AllPorts: true}, r)
 		for range 8 {
 			before := names.count()
 			conn, err := transport.DialContext(t.Context(), "tcp", "rebound.example.com:"+port)

@@ -35,6 +35,10 @@ type Config struct {
 	Timeout time.Duration
 	// DiscoveryTimeout bounds a look-up of metadata. Default 4 s, so that it and a request fit in the broker's 35 s.
 	DiscoveryTimeout time.Duration
+	// OutboundPorts are those that requests may go to at hosts which a tenant had a say in. Default: 443 alone.
+	OutboundPorts []uint16
+	// AllPorts lets them go to any port: for who develops.
+	AllPorts bool
 	// RootCAs verify providers' certificates. Default: the system's.
 	RootCAs *x509.CertPool
 	// Dial replaces dialling, and with it the rules about addresses: for tests and for egress through a tunnel.
@@ -252,7 +256,7 @@ func (r *Registry) newServer(c ConnectorConfig) (*server, Problems) {
 			}
 		}
 	}
-	s.checkReach(add)
+	s.checkReach(r.cfg, add)
 	s.scopes(f.product, add)
 	s.grant(add)
 	if c.Device {

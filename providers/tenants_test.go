@@ -1,7 +1,10 @@
 package providers
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -16,10 +19,51 @@ func ownConnector(provider string, vars map[string]string) broker.TenantConnecto
 	}
 }
 
+const hostedAtPorts = `
+- id: hosted
+  authorization_endpoint: https://{host}/auth
+  token_endpoint: https://{host}:8443/token
+  token_endpoint_auth_method: client_secret_basic
+  vars: {host: {pattern: "[a-z0-9.-]+"}}
+- id: hosted-usual
+  authorization_endpoint: https://{host}:443/auth
+  token_endpoint: https://{host}/token
+  token_endpoint_auth_method: client_secret_basic
+  vars: {host: {pattern: "[a-z0-9.-]+"}}
+`
+
+// Threat 53. At a host that a tenant had a say in, requests go to the ports that the operator allows; what the operator states is not bound by that.
+func TestThreat53OutboundPorts(t *testing.T) {
+	for _, test := range []struct {
+		cfg     Config
+		reach   reach
+		port    string
+		refused bool
+	}{
+		{Config{}, reachGuarded, "443", false},
+		{Config{}, reachGuarded, "80", true},
+		{Config{}, reachGuarded, "8443", true},
+		{Config{}, reachGuarded, "25", true},
+		{Config{}, reachPublic, "8443", false},
+		{Config{}, reachPrivate, "8443", false},
+		{Config{OutboundPorts: []uint16{443, 8443}}, reachGuarded, "8443", false},
+		{Config{OutboundPorts: []uint16{443, 8443}}, reachGuarded, "22", true},
+		{Config{OutboundPorts: []uint16{8443}}, reachGuarded, "443", true},
+		{Config{AllPorts: true}, reachGuarded, "22", false},
+	} {
+		dialled := errors.New("dialled")
+		test.cfg.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, dialled }
+		_, err := newTransport(test.cfg, test.reach).DialContext(t.Context(), "tcp", net.JoinHostPort("203.0.113.9", test.port))
+		if want := map[bool]error{true: errPort, false: dialled}[test.refused]; !errors.Is(err, want) {
+			t.Errorf("%+v, reach %d, port %s: %v", test.cfg.OutboundPorts, test.reach, test.port, err)
+		}
+	}
+}
+
 // A tenant's connector is checked like one of the configuration, and its values lead nowhere but to the public internet.
 func TestTenantConnectorIsChecked(t *testing.T) {
 	f := newFake(t)
-	r := connect(t, setup{yaml: f.plain()})
+	r := connect(t, setup{yaml: f.plain() + hostedAtPorts})
 	for name, test := range map[string]struct {
 		change func(*broker.TenantConnector)
 		says   string
@@ -35,9 +79,15 @@ func TestTenantConnectorIsChecked(t *testing.T) {
 		"bad value":            {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "a/" + canaryText} }, "vars.host is not a value"},
 		"other default scopes": {func(c *broker.TenantConnector) { c.DefaultScopes = []string{canaryText} }, "default_scopes holds what scopes does not"},
 		"pkce":                 {func(c *broker.TenantConnector) { c.PKCE = canaryText }, "pkce must be S256"},
-		"loopback":             {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "127.0.0.1"} }, "vars must lead to https addresses of the public internet"},
-		"private":              {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "10.1.2.3"} }, "public internet"},
-		"metadata of a cloud":  {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "169.254.169.254"} }, "public internet"},
+		"another port": {func(c *broker.TenantConnector) {
+			c.Provider, c.Vars = "hosted", map[string]string{"host": "git.example.com"}
+		}, "outbound_ports"},
+		"a port that is named": {func(c *broker.TenantConnector) {
+			c.Provider, c.Vars = "hosted-usual", map[string]string{"host": "git.example.com"}
+		}, ""},
+		"loopback":            {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "127.0.0.1"} }, "vars must lead to https addresses of the public internet"},
+		"private":             {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "10.1.2.3"} }, "public internet"},
+		"metadata of a cloud": {func(c *broker.TenantConnector) { c.Vars = map[string]string{"host": "169.254.169.254"} }, "public internet"},
 	} {
 		c := ownConnector("gitlab", nil)
 		test.change(&c)
@@ -63,7 +113,7 @@ func TestTenantReach(t *testing.T) {
 	f.answers("/token", 200, `{"access_token":"at","expires_in":3600}`)
 	host := strings.TrimPrefix(f.URL, "http://")
 	_, port, _ := strings.Cut(host, ":")
-	r := connect(t, setup{yaml: f.plain() + `
+	r := connect(t, setup{config: Config{AllPorts: true}, yaml: f.plain() + `
 - id: hosted
   authorization_endpoint: https://{host}/auth
   token_endpoint: https://{host}:` + port + `/token
@@ -97,7 +147,7 @@ func TestTenantReach(t *testing.T) {
 			t.Errorf("%s: reached", host)
 		}
 	}
-	guarded := newTransport(Config{Timeout: time.Second}, reachGuarded)
+	guarded := newTransport(Config{Timeout: time.Second, AllPorts: true}, reachGuarded)
 	for _, address := range []string{"127.0.0.1:" + port, "localhost:" + port, "[::1]:" + port, "10.0.0.1:443", "[::ffff:10.0.0.1]:443", "169.254.169.254:443"} {
 		conn, err := guarded.DialContext(t.Context(), "tcp", address)
 		if err == nil {

@@ -38,6 +38,9 @@ func newTransport(cfg Config, r reach) *http.Transport {
 	return &http.Transport{
 		Proxy: nil,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if _, port, err := net.SplitHostPort(address); r == reachGuarded && (err != nil || !cfg.reachesPort(port)) {
+				return nil, errPort
+			}
 			conn, err := dial(ctx, network, address)
 			if err != nil {
 				return nil, err
@@ -65,6 +68,9 @@ func http1() *http.Protocols {
 
 // errAddress refuses to dial. It names no address: the host may be a secret of the network.
 var errAddress = errors.New("address is not allowed")
+
+// errPort refuses to dial.
+var errPort = errors.New("port is not among outbound_ports")
 
 // addressRule decides which resolved addresses a provider's host may have (threats.md 53: after DNS, so that neither
 // rebinding nor odd notations of an address pass).

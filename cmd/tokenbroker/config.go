@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +42,8 @@ type Config struct {
 	Clients    []ClientConfig
 	Connectors []providers.ConnectorConfig
 	Providers  []*providers.Definition // custom ones
+	// OutboundPorts are those that requests may go to at hosts that tenants name; default 443.
+	OutboundPorts []uint16
 
 	LogLevel slog.Level // default info
 	// ShutdownDelay is how long /readyz says no before the listener closes, so that load balancers look elsewhere first;
@@ -111,7 +114,7 @@ func (s *source) config(root *yaml.Node) *Config {
 	cfg := &Config{}
 	o, ok := s.object(root, "", "listen", "ops_listen", "public_url", "trusted_proxies", "redis", "allow_volatile_redis", "keyset",
 		"spool_dir", "dashboard", "clients", "connectors", "providers", "log_level", "shutdown_delay", "shutdown_timeout",
-		"redis_tls", "redis_sentinel", "redis_wait", "early_refreshes", "refreshes_at_once", "stored_form", "audit", "limits")
+		"outbound_ports", "redis_tls", "redis_sentinel", "redis_wait", "early_refreshes", "refreshes_at_once", "stored_form", "audit", "limits")
 	if !ok {
 		return cfg
 	}
@@ -155,6 +158,7 @@ func (s *source) config(root *yaml.Node) *Config {
 		cfg.KeysWait = cfg.Audit.wait
 	}
 
+	cfg.OutboundPorts = o.ports("outbound_ports")
 	cfg.Connectors = o.connectors()
 	cfg.Providers = o.providers(cfg.Connectors)
 	cfg.Limits = o.limits()
@@ -182,6 +186,22 @@ func (o object) prefixes(key string) []netip.Prefix {
 	})
 	for _, i := range items {
 		out = append(out, netip.MustParsePrefix(i.text))
+	}
+	return out
+}
+
+// ports reads a list of port numbers.
+func (o object) ports(key string) []uint16 {
+	var out []uint16
+	items, _ := o.texts(key, func(text string) (string, error) {
+		if n, err := strconv.ParseUint(text, 10, 16); err != nil || n == 0 {
+			return "", errors.New("must be a port from 1 to 65535")
+		}
+		return text, nil
+	})
+	for _, i := range items {
+		n, _ := strconv.ParseUint(i.text, 10, 16) // as was checked
+		out = append(out, uint16(n))
 	}
 	return out
 }
