@@ -83,6 +83,9 @@ func storeTrouble(report StoreReport) (found []Attention) {
 	for _, problem := range problems {
 		found = append(found, Attention{Severity: SeverityCritical, Kind: AttentionHealth, What: "Redis: " + problem + ".", Do: "Mend it on the server and in its configuration file, so that it stays so."})
 	}
+	for _, lost := range report.Lost {
+		found = append(found, Attention{Severity: SeverityNote, Kind: AttentionHealth, What: "Redis: " + lost + ".", Do: "Plan an upgrade."})
+	}
 	for _, n := range report.Nodes {
 		if n.MaxBytes > 0 && float64(n.UsedBytes) >= fullWorth*float64(n.MaxBytes) {
 			found = append(found, Attention{

@@ -143,13 +143,13 @@ func TestAttention(t *testing.T) {
 		other.Host, other.Version, other.Circuits = "four", "2", []broker.OpenCircuit{{Connector: "files", Trouble: "down", Since: now}, {Connector: "foreign", Trouble: "client_refused"}}
 		other.Ready, other.Checks = false, map[string]string{"redis": "gone"}
 		p.replicas = []broker.Replica{healthy, silent, waiting, other}
-		p.report = broker.StoreReport{Kind: "sentinel", Volatile: []string{"its append-only file is off"}, Nodes: []broker.StoreNode{{Address: "r:1", AppendOnly: "off", UsedBytes: 9, MaxBytes: 10}}}
+		p.report = broker.StoreReport{Kind: "sentinel", Volatile: []string{"its append-only file is off"}, Lost: []string{"its version 6.2.0 is old"}, Nodes: []broker.StoreNode{{Address: "r:1", AppendOnly: "off", UsedBytes: 9, MaxBytes: 10}}}
 		p.backlog = broker.Backlog{RevocationsDue: 3}
 		got := look(admin(""))
 		for _, want := range []string{
 			"critical: The provider of files refuses our OAuth client: 1 refresh", "warning: 12 grants of files ended",
 			"warning: The replica on two is silent", "critical: 2 refreshed tokens wait in the spool of three", "note: Replicas run different versions", "critical: The replica on four is not ready: redis: gone",
-			"critical: The provider of files does not answer; 1 replica pause there: 34 of 134 refreshes of files failed in the last 5 minutes (provider_unavailable 34).", "critical: Redis: its append-only file is off", "warning: Redis at r:1 uses 90 %", "warning: The Redis master r:1 has no replica", "warning: 3 revocations were begun",
+			"critical: The provider of files does not answer; 1 replica pause there: 34 of 134 refreshes of files failed in the last 5 minutes (provider_unavailable 34).", "critical: Redis: its append-only file is off", "note: Redis: its version 6.2.0 is old", "warning: Redis at r:1 uses 90 %", "warning: The Redis master r:1 has no replica", "warning: 3 revocations were begun",
 		} {
 			if !strings.Contains(got, want) {
 				t.Errorf("it lacks %q:\n%s", want, got)

@@ -120,6 +120,8 @@ type StoreReport struct {
 	Problems []string
 	Volatile []string
 	Accepted bool
+	// Lost is what its version can't do, each with what that costs.
+	Lost []string
 	// Withheld, if set, says what our user must be allowed so that it tells more.
 	Withheld string
 	// SlotsServed of 16384, of a cluster; 0: it does not tell.

@@ -22,8 +22,8 @@ func TestAdviceIsWhole(t *testing.T) {
 		return broker.Vitals{
 			At: now, StoreNow: now, Errors: map[string]string{"store": "store " + long},
 			Replicas: []broker.Replica{{ID: "one", Beat: now, Checks: map[string]string{"permissions": "check " + long}}},
-			Store:    broker.StoreReport{Kind: "standalone", Withheld: "withheld " + long},
+			Store:    broker.StoreReport{Kind: "standalone", Withheld: "withheld " + long, Lost: []string{"lost " + long}},
 		}, nil
 	}
-	contains(t, body(t, s.get("/dashboard/health")), "tore "+long, "check "+long, "withheld "+long)
+	contains(t, body(t, s.get("/dashboard/health")), "tore "+long, "check "+long, "withheld "+long, "lost "+long+".")
 }

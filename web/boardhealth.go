@@ -44,6 +44,7 @@ type storeView struct {
 	Kind, Withheld string
 	Problems       []string
 	Accepted       []string // that it may lose what it was given
+	Lost           []string // what its version can't do
 	Nodes          []nodeView
 	Slots          string
 }
@@ -195,6 +196,9 @@ func storeViewOf(r broker.StoreReport) storeView {
 		} else {
 			v.Problems = append(v.Problems, problem)
 		}
+	}
+	for _, lost := range r.Lost {
+		v.Lost = append(v.Lost, plainWhole(lost))
 	}
 	for _, n := range r.Nodes {
 		node := nodeView{Address: plain(n.Address)}

@@ -122,7 +122,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		return err
 	}
 	if a.registry, err = providers.New(providers.Config{
-		Custom: c.Providers, Connectors: c.Connectors, Now: time.Now, Log: cfg.Log,
+		Custom: c.Providers, Connectors: c.Connectors, OutboundPorts: c.OutboundPorts, AllPorts: cfg.Ephemeral, Now: time.Now, Log: cfg.Log,
 	}); err != nil {
 		return err
 	}
@@ -242,8 +242,14 @@ func (a *app) refuseRedis(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startCheckTimeout)
 	defer cancel()
 	problems, err := a.backend.CheckDurability(ctx)
+	lost, versionErr := a.backend.CheckVersion(ctx)
+	if len(lost) > 0 {
+		a.cfg.Log.WarnContext(ctx, "this redis is old; the broker works with it, but for this", "lost", lost)
+	}
 	denied, deniedErr := a.backend.Permissions(ctx)
 	switch {
+	case errors.Is(versionErr, redisstore.ErrRefused):
+		return fmt.Errorf("redis is too old: %w", versionErr)
 	case errors.Is(err, redisstore.ErrRefused):
 		return fmt.Errorf("redis refuses this process: %w", err)
 	case errors.Is(deniedErr, redisstore.ErrRefused):

@@ -62,6 +62,9 @@ func (s *Store) StoreReport(ctx context.Context) (broker.StoreReport, error) {
 	if lasting, err := s.CheckDurability(ctx); err == nil && !silent {
 		report.Volatile = lasting
 	}
+	if lost, err := s.CheckVersion(ctx); err == nil {
+		report.Lost = lost
+	}
 	slices.Sort(report.Problems)
 	report.Problems = slices.Compact(report.Problems)
 	return report, nil
