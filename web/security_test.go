@@ -42,6 +42,9 @@ func TestThreat14HeadersOnEveryAnswer(t *testing.T) {
 				r.Header.Set("Test-Address", method+path)
 				res := s.send(r)
 				seen[res.StatusCode] = true
+				if res.StatusCode >= 300 && res.StatusCode < 400 && res.StatusCode != http.StatusSeeOther { // threat 20
+					t.Errorf("%s %s: %d", method, path, res.StatusCode)
+				}
 				checkHeaders(t, method+" "+path, publicURL, res)
 				if text := body(t, res); strings.Contains(text, "evil.example") || strings.Contains(text, "secret-in-a-panic") { // threat 12
 					t.Errorf("%s %s: the page shows what it must not", method, path)

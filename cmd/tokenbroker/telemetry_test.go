@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
 	"tokenbroker/broker"
@@ -210,3 +211,38 @@ type leaky struct{ Token string }
 
 func (leaky) Error() string                  { return "leaky" }
 func (l leaky) MarshalJSON() ([]byte, error) { return []byte(`"` + l.Token + `"`), nil }
+
+// Threat 27: what any part of the program measures has the labels of the list and no others, so that neither names nor numbers of people come in.
+func TestThreat27LabelsOfMeasurements(t *testing.T) {
+	tel, err := startTelemetry(t.Context(), telemetryConfig{Lookup: noVariables, Log: quietLog()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tel.shutdown(context.WithoutCancel(t.Context())) }()
+	counter, err1 := otel.Meter("test").Int64Counter("tokenbroker.stray")
+	histogram, err2 := otel.Meter("test").Float64Histogram("tokenbroker.stray.seconds")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		with := metric.WithAttributes(attribute.String("connector", "files"), attribute.String("subject", fmt.Sprint("canary ", i)), attribute.String("url.full", fmt.Sprint("canary ", i)), attribute.Int("tenant", i))
+		counter.Add(t.Context(), 1, with)
+		histogram.Record(t.Context(), 1, with)
+	}
+	text := scrape(t, tel)
+	if strings.Contains(text, "canary") || strings.Contains(text, "tenant=") {
+		t.Error("a label that is not on the list")
+	}
+	counted := 0
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "tokenbroker_stray_total{") {
+			counted++
+			if !strings.Contains(line, `connector="files"`) || !strings.HasSuffix(strings.TrimSpace(line), " 500") {
+				t.Errorf("%s", line)
+			}
+		}
+	}
+	if counted != 1 {
+		t.Errorf("%d series of one counter", counted)
+	}
+}

@@ -109,6 +109,19 @@ func (p page) code(t *testing.T) string {
 	return m[1]
 }
 
+// cookies are the values that the browser keeps for that place.
+func (b *browser) cookies(address string) (values []string) {
+	b.t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range b.http.Jar.Cookies(u) {
+		values = append(values, c.Value)
+	}
+	return values
+}
+
 // start opens the link and presses Continue: the answer leads to the provider.
 func (b *browser) start(link string) page {
 	b.t.Helper()

@@ -39,10 +39,11 @@ type rig struct {
 	narrow   string // API key of client reader, tenant acme, ceiling files.read
 	env      []string
 	brokers  []*brokerProcess
-	config   string // path
-	public   string // public_url
-	main     string // reserved address of the first broker
-	rotation string // what the configuration says of the provider; it does as sandbox.Config says
+	config   string              // path
+	public   string              // public_url
+	user     *syscall.Credential // whom brokers run as; nil: as the tests do
+	main     string              // reserved address of the first broker
+	rotation string              // what the configuration says of the provider; it does as sandbox.Config says
 }
 
 const dashboardToken = "dashboard-canary-4c1f0d7be2"
@@ -288,6 +289,9 @@ func (p *brokerProcess) exec() {
 	cmd, done := exec.Command(binary, "serve", "--config", p.rig.config), make(chan struct{})
 	cmd.Dir, cmd.Env = p.rig.dir, p.env
 	cmd.Stdout, cmd.Stderr = p.log, p.log
+	if p.rig.user != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.rig.user}
+	}
 	p.since = time.Now()
 	if err := cmd.Start(); err != nil {
 		p.rig.t.Fatal(err)

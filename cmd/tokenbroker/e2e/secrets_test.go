@@ -246,7 +246,7 @@ func TestAuditVerify(t *testing.T) {
 	}
 }
 
-// Threat 10: links and ids are random in every character.
+// Threat 10: links, ids, states and the cookies of browsers and operators have 128 bits at least, random in every character.
 func TestRandomIdentifiers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -258,7 +258,28 @@ func TestRandomIdentifiers(t *testing.T) {
 		a := c.consent("same-subject")
 		links, ids = append(links, a.str("url")[strings.LastIndex(a.str("url"), "/")+1:]), append(ids, a.str("id"))
 	}
-	for what, texts := range map[string][]string{"link": links, "id": ids} {
+	const fewer = 400 // of what takes a browser each
+	var states, challenges, browsers, sessions []string
+	for i := range fewer {
+		b := newBrowser(t)
+		to, err := url.Parse(b.start(p.url + "/connect/" + links[i]).location)
+		if err != nil {
+			t.Fatal(err)
+		}
+		states, challenges = append(states, to.Query().Get("state")), append(challenges, to.Query().Get("code_challenge"))
+		browsers = append(browsers, b.cookies(p.url)...)
+		op := newBrowser(t)
+		if got := op.post(p.url+"/dashboard/login", url.Values{"token": {dashboardToken}}); got.status != http.StatusSeeOther {
+			t.Fatalf("sign-in: %d", got.status)
+		}
+		sessions = append(sessions, op.cookies(p.url)...)
+	}
+	for what, texts := range map[string][]string{"link": links, "id": ids, "state": states, "challenge": challenges, "browser's cookie": browsers, "operator's session": sessions} {
+		n := len(texts)
+		if n < fewer || len(texts[0]) < 22 { // characters of 6 bits
+			t.Errorf("%d %ss, the first of %d characters", len(texts), what, len(texts[0]))
+			continue
+		}
 		seen := map[string]bool{}
 		for _, text := range texts {
 			seen[text] = true
@@ -266,17 +287,17 @@ func TestRandomIdentifiers(t *testing.T) {
 		if len(seen) != n {
 			t.Errorf("%d different %ss of %d", len(seen), what, n)
 		}
-		for pos := range len(texts[0]) {
+		for pos := range len(texts[0]) - 1 { // the last one may have fewer bits
 			counts := map[byte]int{}
 			for _, text := range texts {
 				counts[text[pos]]++
 			}
 			chi := 0.0
 			for _, k := range counts {
-				chi += float64(k*k) / (n / 64.0)
+				chi += float64(k*k) / (float64(n) / 64)
 			}
 			// 63 degrees of freedom: beyond 130 lies less than one in a million.
-			if chi -= n; chi > 130 {
+			if chi -= float64(n); chi > 130 {
 				t.Errorf("%s, character %d: chi square %.0f", what, pos, chi)
 			}
 		}
