@@ -26,7 +26,7 @@ func signedArchive(f *testing.F) (archive, checkpoint []byte, keys []PublicKey) 
 	name := trailName{shard: 3, tenant: "acme"}
 	span := signedSpan{name: name, writer: m.writer, first: 1, count: 1, root: rootOf([]treeHash{hashLeaf(at[:])})}
 	c := &Checkpoint{
-		Log: "log", Seq: 1, Time: time.UnixMilli(1_800_000_000_000).UTC(), Entries: 1, KeyID: public.ID, spans: []signedSpan{span}, packed: packSpans([]signedSpan{span}),
+		Installation: "https://tokens.example", Log: "log", Seq: 1, Time: time.UnixMilli(1_800_000_000_000).UTC(), Entries: 1, KeyID: public.ID, spans: []signedSpan{span}, packed: packSpans([]signedSpan{span}),
 		seen: []seenLog{{log: "other", seq: 3, time: 1_800_000_000_000}},
 	}
 	c.root, c.spansHash = rootOf(leavesOf(c.spans)), sha256.Sum256(c.packed)
@@ -64,12 +64,12 @@ func signedArchive(f *testing.F) (archive, checkpoint []byte, keys []PublicKey) 
 func FuzzCheckpoint(f *testing.F) {
 	_, good, keys := signedArchive(f)
 	whole, err := ParseCheckpoint(good)
-	if err != nil || !whole.verify(keys) {
+	if err != nil || !(Signers{Keys: keys}).signed(whole) {
 		f.Fatalf("the checkpoint of this test: %v", err)
 	}
 	f.Add(good)
 	f.Add([]byte(`{"checkpoint":1,"log":"l","seq":1,"time":"0000-01-01T00:00:00Z","root":"","spans":"AA==","seen":[{"log":"o","seq":1,"time":"1970-01-01T00:00:00Z","hash":""}]}`))
-	f.Add(bytes.Replace(good, []byte(`"checkpoint":1`), []byte(`"checkpoint":2`), 1))
+	f.Add(bytes.Replace(good, []byte(`"checkpoint":2`), []byte(`"checkpoint":3`), 1))
 	f.Add(bytes.Replace(good, []byte(`"entries":1`), []byte(`"entries":18446744073709551615`), 1))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		for _, bare := range []bool{false, true} {
@@ -77,7 +77,7 @@ func FuzzCheckpoint(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if c.verify(keys) && c.hash() != whole.hash() {
+			if (Signers{Keys: keys}).signed(c) && c.hash() != whole.hash() {
 				t.Fatalf("verifies, and nobody signed it: %s", c.name())
 			}
 			line, err := c.line(!bare)
@@ -95,7 +95,7 @@ func FuzzCheckpoint(f *testing.F) {
 // FuzzArchive (threat 71): anything as an archive, and the good one with a piece replaced. What counts as signed is what was signed.
 func FuzzArchive(f *testing.F) {
 	good, _, keys := signedArchive(f)
-	report := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(good)}}, keys)
+	report := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(good)}}, Signers{Keys: keys})
 	if len(report.Faults) > 0 || report.Signed != 1 {
 		f.Fatalf("the archive of this test: %+v", report)
 	}
@@ -110,7 +110,7 @@ func FuzzArchive(f *testing.F) {
 	}
 	f.Add([]byte(`{"archive":{"format":1}}`+"\n"+`{"stream":{"shard":"00"}}`+"\n"+`{"links":{"writer":"w","first":18446744073709551615,"links":["","AA=="]}}`+"\n"), 40, 1, []byte("x"))
 	f.Fuzz(func(t *testing.T, text []byte, at, drop int, put []byte) {
-		stranger := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(text)}}, nil)
+		stranger := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(text)}}, Signers{})
 		if stranger.Signed > 0 {
 			t.Fatalf("signed by nobody: %+v", stranger)
 		}
@@ -118,7 +118,7 @@ func FuzzArchive(f *testing.F) {
 		drop = int(uint(drop) % uint(len(good)-at+1))
 		changed := append(append(bytes.Clone(good[:at]), put...), good[at+drop:]...)
 		for _, one := range [][]byte{changed, text} {
-			got := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(one)}}, keys)
+			got := VerifyArchive([]ArchiveFile{{Name: "a", From: bytes.NewReader(one)}}, Signers{Keys: keys})
 			for _, fault := range got.Faults {
 				if fault.What == "" {
 					t.Fatalf("a fault that says nothing: %+v", fault)
@@ -161,7 +161,7 @@ func FuzzProof(f *testing.F) {
 	f.Add([]byte(`{"proof":2}`))
 	f.Add([]byte(`{"proof":1,"event":null,"entry":{"before":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},"span":{"first":0,"count":18446744073709551615,"shard":"00"},"checkpoint":{"checkpoint":1}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if event, c, err := VerifyProof(text, keys); err == nil {
+		if event, c, err := VerifyProof(text, Signers{Keys: keys}); err == nil {
 			t.Fatalf("proves %+v by %s", event, c.name())
 		}
 	})

@@ -13,8 +13,29 @@ import (
 	"tokenbroker/broker"
 )
 
-// storedSession is a store with one session in it, under any token.
-type storedSession struct{ data []byte }
+// storedSession is a store with one session in it, under any token, which is on the list under any id.
+type storedSession struct {
+	data   []byte
+	listed broker.OperatorSession
+}
+
+func (s *storedSession) BeginOperatorSession(_ context.Context, one broker.OperatorSession, _ time.Time) error {
+	s.listed = one
+	return nil
+}
+
+func (s *storedSession) KeepOperatorSession(context.Context, broker.OperatorSession, time.Time) error {
+	return nil
+}
+
+func (s *storedSession) OperatorSession(context.Context, string) (broker.OperatorSession, error) {
+	return s.listed, nil
+}
+
+func (s *storedSession) OperatorSessions(context.Context, string, int) ([]broker.OperatorSession, string, error) {
+	return []broker.OperatorSession{s.listed}, "", nil
+}
+func (s *storedSession) EndOperatorSession(context.Context, string) error { return nil }
 
 func (s *storedSession) Session(context.Context, broker.Secret) ([]byte, error) { return s.data, nil }
 func (s *storedSession) SaveSession(_ context.Context, _ broker.Secret, data []byte, _ time.Time) error {

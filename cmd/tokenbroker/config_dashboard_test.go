@@ -49,7 +49,7 @@ func TestDashboardIsRead(t *testing.T) {
 			{Group: "CN=Acme Support,OU=x", OperatorGrant: broker.OperatorGrant{Role: broker.RoleViewer, Tenant: "acme"}},
 			{Group: "sre", OperatorGrant: broker.OperatorGrant{Role: broker.RoleAuditor}},
 		},
-		Idle: 10 * time.Minute, Absolute: 8 * time.Hour,
+		Idle: 10 * time.Minute, Absolute: 8 * time.Hour, Recheck: time.Hour,
 	}
 	same := cmp.Comparer(func(a, b broker.Secret) bool { return a.Reveal() == b.Reveal() })
 	if diff := cmp.Diff(want, cfg.Dashboard, same); diff != "" {
