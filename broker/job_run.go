@@ -102,12 +102,31 @@ func (s *Service) runJob(ctx context.Context, job Job) {
 		}
 		s.pauseJob(ctx, work, min(wait, jobWaitMost))
 		if work.Err() != nil || ctx.Err() != nil || s.cfg.Now().Sub(began) >= jobTurn {
-			// For another replica, at once; or for this one, behind the others that are due.
-			if _, err := s.updateJob(work, job, 0); err != nil {
-				s.cfg.Log.WarnContext(ctx, "a job could not be given back; another replica takes it when the lease ends", "job", job.ID, "error", err)
-			}
+			s.giveBack(ctx, job)
 			return
 		}
+	}
+}
+
+// giveBack leaves the job to another replica, at once, or to this one, behind the others that are due. An operator may have changed it
+// since its last step.
+func (s *Service) giveBack(ctx context.Context, job Job) {
+	var err error
+	for range releaseAttempts {
+		if _, err = s.updateJob(ctx, job, 0); !errors.Is(err, ErrConflict) {
+			break
+		}
+		readCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
+		latest, readErr := s.cfg.Jobs.Job(readCtx, job.ID)
+		cancel()
+		if readErr != nil || latest.Version == job.Version {
+			break // in the latter case it is another replica's by now
+		}
+		latest.Claim = job.Claim
+		job = latest
+	}
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "a job could not be given back; another replica takes it when the lease ends", "job", job.ID, "error", err)
 	}
 }
 

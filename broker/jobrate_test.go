@@ -56,7 +56,7 @@ func TestJobRate(t *testing.T) {
 		rate(1)
 		rate(1) // changes nothing
 		time.Sleep(2 * time.Second)
-		if n := ended(5 * time.Second); n < 2 || n > 7 {
+		if n := ended(5 * time.Second); n < 3 || n > 7 {
 			t.Errorf("%d ended in 5 s, at 1 a second again", n)
 		}
 		if _, err := h.Service.ChangeJob(t.Context(), boss(), job.ID, broker.JobPause, "x"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"sync"
@@ -33,8 +34,9 @@ const (
 	deliverHold = 15 * time.Second
 	// deliverPause is between two looks, deliverAgain the longest pause behind a failure.
 	deliverPause, deliverAgain = time.Second, 30 * time.Second
-	// deliverStreams of deliverChunk entries each are read and taken there together. That is what is in memory at most.
-	deliverStreams, deliverChunk = 32, 32
+	// deliverStreams of deliverChunk entries each are read and taken there together. That is what is in memory at most: of streams in
+	// which more happens fewer are, with more entries of each, up to deliverMost.
+	deliverStreams, deliverChunk, deliverMost = 32, 32, 512
 	// deliverRest is the longest rest behind each of them, so that requests need not wait for a whole round.
 	deliverRest = 20 * time.Millisecond
 	// deliverTime bounds how long a place may take for them.
@@ -170,13 +172,13 @@ func (d *delivery) round(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	var behind streamID
-	for some := range slices.Chunk(names, deliverStreams) {
+	for some, limit := range d.together(names) {
 		if !d.claim.mine(0, d.store.cfg.Now()) {
 			more = true // whoever has it next goes on
 			break
 		}
 		began := time.Now()
-		full, first, err := d.deliver(ctx, some)
+		full, first, err := d.deliver(ctx, some, limit)
 		more = more || full
 		if err != nil {
 			d.behind(first)
@@ -189,6 +191,31 @@ func (d *delivery) round(ctx context.Context) (more bool, err error) {
 	}
 	d.behind(behind)
 	return more, nil
+}
+
+// together are the streams that are read at a time, and how many entries of each: those in which there was more than was asked for
+// by themselves.
+func (d *delivery) together(names []trailName) iter.Seq2[[]trailName, int] {
+	return func(yield func([]trailName, int) bool) {
+		var busy, others []trailName
+		for _, name := range names {
+			if d.of(name).full {
+				busy = append(busy, name)
+			} else {
+				others = append(others, name)
+			}
+		}
+		for some := range slices.Chunk(busy, deliverStreams) {
+			if !yield(some, min(deliverMost, deliverStreams*deliverChunk/len(some))) {
+				return
+			}
+		}
+		for some := range slices.Chunk(others, deliverStreams) {
+			if !yield(some, deliverChunk) {
+				return
+			}
+		}
+	}
 }
 
 // behind keeps since when something is not there; a zero id: nothing is known that is not.
@@ -249,14 +276,14 @@ func (d *delivery) beginning(ctx context.Context) (streamID, error) {
 
 // deliver takes the next entries of these streams there and moves their marks; a crash between leaves lines that are taken there again.
 // full: there are more of them; first is the oldest entry of those that it was about.
-func (d *delivery) deliver(ctx context.Context, names []trailName) (full bool, first streamID, err error) {
+func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (full bool, first streamID, err error) {
 	queries := make([]StreamQuery, len(names))
 	for i, name := range names {
 		from := d.of(name).mark.at
 		if from.less(d.since) {
 			from = d.since
 		}
-		queries[i] = StreamQuery{Key: streamKey(name.shard, name.tenant), From: "(" + from.String(), To: "+", Limit: deliverChunk}
+		queries[i] = StreamQuery{Key: streamKey(name.shard, name.tenant), From: "(" + from.String(), To: "+", Limit: limit}
 	}
 	found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) { return d.store.cfg.Backend.Streams(ctx, queries) })
 	if err != nil {
@@ -266,13 +293,14 @@ func (d *delivery) deliver(ctx context.Context, names []trailName) (full bool, f
 	ends := make(map[trailName]streamID)
 	for i, name := range names {
 		stream := d.of(name)
+		stream.full = len(found[i]) == limit
 		if len(found[i]) == 0 {
 			stream.idle = min(stream.idle+1, restful)
 			stream.skip = 1<<stream.idle - 1
 			continue
 		}
 		stream.idle = 0
-		full = full || len(found[i]) == deliverChunk
+		full = full || stream.full
 		for j, e := range found[i] {
 			id, err := parseStreamID(e.ID)
 			if err != nil {

@@ -16,8 +16,9 @@ type places struct {
 // followed is a stream of a shard that is this process's for the moment.
 type followed struct {
 	mark indexMark
-	idle int // in so many rounds nothing was found
-	skip int // so many rounds it is left out
+	idle int  // in so many rounds nothing was found
+	skip int  // so many rounds it is left out
+	full bool // there was more than was asked for
 }
 
 // in tells it which history the store has now.

@@ -79,7 +79,7 @@ func (c *auditExportCommand) Run(ctx context.Context, con *console) error {
 	}); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(con.out, "%s has %s in %s; verify it with: tokenbroker audit verify --archive %s --key KEY\n", c.Out, count(report.Events, "event"), counted(entries, "entry", "entries"), c.Out)
+	_, _ = fmt.Fprintf(con.out, "%s has %s in %s; verify it with: tokenbroker audit verify --archive %s --key KEY --installation NAME\n", c.Out, count(report.Events, "event"), counted(entries, "entry", "entries"), c.Out)
 	if len(report.Faults) > 0 {
 		return told(con, report)
 	}

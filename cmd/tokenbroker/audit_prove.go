@@ -57,7 +57,7 @@ func (c *auditProveCommand) Run(ctx context.Context, con *console) error {
 	if err := newFile(c.Out, proof); err != nil {
 		return err
 	}
-	_, _ = fmt.Fprintf(con.out, "%s proves event %s; verify it with: tokenbroker audit verify --proof %s --key KEY\n", c.Out, c.Event, c.Out)
+	_, _ = fmt.Fprintf(con.out, "%s proves event %s; verify it with: tokenbroker audit verify --proof %s --key KEY --installation NAME\n", c.Out, c.Event, c.Out)
 	return nil
 }
 

@@ -173,7 +173,7 @@ func anyPath(text string) (string, error) {
 // sha256Hex reads 64 hex digits. The hash of nothing is refused: it would let an empty key in.
 func sha256Hex(text string) ([32]byte, error) {
 	var digest [32]byte
-	raw, err := hex.DecodeString(text)
+	raw, err := hex.DecodeString(strings.TrimSuffix(text, "  -")) // sha256sum's name for what it was given by a pipe
 	if err != nil || len(raw) != len(digest) {
 		return digest, errors.New("must be a SHA-256 in hex, 64 digits: printf %s KEY | sha256sum")
 	}
