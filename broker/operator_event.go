@@ -52,6 +52,9 @@ func (s *Service) knownTenant(ctx context.Context, tenant string) error {
 	if tenant == Everywhere || s.cfg.Tenant == nil || s.cfg.Tenant(tenant) {
 		return nil
 	}
+	if _, met := s.tenantsMet.Load(tenant); met {
+		return nil // a trail stays; and whoever ends all connections of such a tenant asks for each
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.StoreTimeout)
 	defer cancel()
 	all, err := s.cfg.Connections.Tenants(ctx)
@@ -61,6 +64,7 @@ func (s *Service) knownTenant(ctx context.Context, tenant string) error {
 	case !slices.Contains(all, tenant):
 		return Errorf(CodeNotFound, "there is no such tenant")
 	}
+	s.tenantsMet.Store(tenant, struct{}{}) // only of those that there are: they are bounded by them
 	return nil
 }
 

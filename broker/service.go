@@ -106,7 +106,8 @@ type Config struct {
 
 // Service holds the use cases. Make it with New, run its background work with Run, and end it with Drain.
 type Service struct {
-	cfg Config
+	tenantsMet sync.Map // tenants that are not configured and have a trail
+	cfg        Config
 
 	refresher *refresher
 	early     early

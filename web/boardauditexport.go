@@ -127,7 +127,7 @@ func (w *Web) mayStill(ctx context.Context, c echo.Context, p broker.Permission,
 		return err
 	}
 	op, ok := w.operator(c, session)
-	if !ok {
+	if !ok || w.stale(session) {
 		return broker.Errorf(broker.CodeAccessDenied, "the session is over")
 	}
 	return op.Check(p, tenant)

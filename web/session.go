@@ -174,8 +174,8 @@ func (s *sessions) alive(ctx context.Context, who signedIn, used bool) (bool, er
 		err = s.list.KeepOperatorSession(ctx, one, s.listedUntil(who.since))
 	}
 	switch {
-	case errors.Is(err, broker.ErrNotFound), err == nil && one.Operator != who.id:
-		return false, nil
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, broker.ErrIntegrity), err == nil && one.Operator != who.id:
+		return false, nil // of one that was spoilt nobody can say whose it is
 	case err != nil:
 		return false, storeDown(err)
 	}

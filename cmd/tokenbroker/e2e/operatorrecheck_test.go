@@ -49,7 +49,7 @@ func (o operatorsTown) through(b *browser, got page) page {
 // used all the while; the session before is worth nothing then, and the change is on record.
 func TestGroupTakenAway(t *testing.T) {
 	t.Parallel()
-	o := withRecheck(t, "2s")
+	o := withRecheck(t, "5s")
 	one, two := o.rig.start(), o.rig.start()
 	b := newBrowser(t)
 	o.staff.signIn(b, "", "operator")
