@@ -46,6 +46,11 @@ func (a *app) beat(ctx context.Context) error {
 		defer cancel()
 		counted := a.store.OldSealsCounted()
 		err := a.store.Beat(limited, a.replica(limited, host, started))
+		if err == nil {
+			if err := before.enter(); err != nil {
+				a.cfg.Log.DebugContext(ctx, "whoever has spool_dir next will not know of this one", "error", err)
+			}
+		}
 		// Not before it is told what lies in spool_dir: what who had it before has told of that is kept until then.
 		if err == nil && counted {
 			if err := before.settle(limited); err != nil {

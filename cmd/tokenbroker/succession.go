@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -21,28 +22,74 @@ const maxReplicaID = 128
 type succession struct {
 	dir, id string
 	end     func(ctx context.Context, id string) error
+	entered bool
 	done    bool
 }
 
-// settle does it once; an error is tried again with the next beat. A crash between the two steps repeats the first, which then
-// finds nothing.
+// maxPredecessors bounds those that were killed one behind the other before they settled.
+const maxPredecessors = 64
+
+// enter adds this process to those that spool_dir had, once: should it be killed before it settles, whoever has it next knows of both.
+func (s *succession) enter() error {
+	if s.entered || s.dir == "" {
+		return nil
+	}
+	ids, err := s.had()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(ids, s.id) {
+		ids = append(ids, s.id)
+	}
+	if err := s.write(ids[max(0, len(ids)-maxPredecessors):]); err != nil {
+		return err
+	}
+	s.entered = true
+	return nil
+}
+
+// settle ends those that had it before, once; an error is tried again with the next beat. A crash between the two steps repeats the
+// first, which then finds nothing.
 func (s *succession) settle(ctx context.Context) error {
 	if s.done || s.dir == "" {
 		return nil
 	}
-	path := filepath.Join(s.dir, replicaFile)
-	before, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read who had spool_dir before: %w", err)
+	ids, err := s.had()
+	if err != nil {
+		return err
 	}
-	if id := strings.TrimSpace(string(before)); id != "" && id != s.id && len(id) <= maxReplicaID {
+	for _, id := range ids {
+		if id == s.id {
+			continue
+		}
 		if err := s.end(ctx, id); err != nil {
 			return fmt.Errorf("take back the heartbeat of who had spool_dir before: %w", err)
 		}
 	}
-	if err := os.WriteFile(path, []byte(s.id+"\n"), 0o600); err != nil {
-		return fmt.Errorf("say who has spool_dir: %w", err)
+	if err := s.write([]string{s.id}); err != nil {
+		return err
 	}
 	s.done = true
+	return nil
+}
+
+// had are the ids of those that had spool_dir, one a line, the oldest first.
+func (s *succession) had() (ids []string, err error) {
+	text, err := os.ReadFile(filepath.Join(s.dir, replicaFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read who had spool_dir before: %w", err)
+	}
+	for _, id := range strings.Fields(string(text)) {
+		if len(id) <= maxReplicaID {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (s *succession) write(ids []string) error {
+	if err := os.WriteFile(filepath.Join(s.dir, replicaFile), []byte(strings.Join(ids, "\n")+"\n"), 0o600); err != nil {
+		return fmt.Errorf("say who has spool_dir: %w", err)
+	}
 	return nil
 }

@@ -75,7 +75,7 @@ func TestHealthPage(t *testing.T) {
 	r.start("SPOOL=spool-other") // where the one that was killed had its own
 	r.eventually(20*time.Second, "nobody is silent once it is started again", func() error {
 		if got := b.get(p.url + "/dashboard/health"); strings.Contains(got.body, "silent") {
-			return fmt.Errorf("still silent\n%s", tail(got.body, 3000))
+			return fmt.Errorf("still silent\n%s", tail(got.body, 9000))
 		}
 		return nil
 	})
