@@ -3,7 +3,6 @@ package vault
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -335,9 +334,6 @@ func (d *delivery) lines(to [][]byte, name trailName, e StreamEntry) ([][]byte, 
 		return to, nil
 	}
 	_, entry, err := d.store.openEntry(name, e.TrailEntry)
-	if errors.Is(err, broker.ErrKeyNotYet) {
-		return to, fmt.Errorf("deliver events: %w", err) // another replica has the key already: the next round tries again
-	}
 	if err != nil { // of a tenant that was erased, or damaged
 		d.state.Lock()
 		d.state.Unreadable++

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"sync"
 	"time"
-
-	"tokenbroker/broker"
 )
 
 const (
@@ -240,9 +238,7 @@ func (f *follower) read(ctx context.Context, names []trailName, batch map[tally]
 			if err != nil {
 				return false, fmt.Errorf("read audit trail: %w", err)
 			}
-			if err := f.add(batch, name, id, e); err != nil {
-				return false, err
-			}
+			f.add(batch, name, id, e)
 			ends[name] = id
 		}
 	}
@@ -250,16 +246,12 @@ func (f *follower) read(ctx context.Context, names []trailName, batch map[tally]
 }
 
 // add adds the postings of an entry. Of one that does not open, which verifying names, those are added that stand in clear.
-// broker.ErrKeyNotYet: it may open soon, and is not passed over.
-func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e StreamEntry) error {
+func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e StreamEntry) {
 	_, entry, err := f.store.openEntry(name, e.TrailEntry)
-	if errors.Is(err, broker.ErrKeyNotYet) {
-		return fmt.Errorf("read audit trail: %w", err)
-	}
 	if err != nil {
 		clear, _, err := parseMeta(e.Meta)
 		if err != nil {
-			return nil
+			return
 		}
 		entry = storedEntry{Type: clear.kind, Connector: clear.connector, Time: clear.time}
 	}
@@ -272,7 +264,6 @@ func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e St
 			batch[key] = postingOf(name.shard, id).append(batch[key])
 		}
 	}
-	return nil
 }
 
 // write appends the postings to their lists.

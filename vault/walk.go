@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"tokenbroker/broker"
 )
@@ -32,8 +31,7 @@ type walk struct {
 	// alarms are entries of what does not belong where it lies, alarm the first event of them.
 	alarms int
 	alarm  string
-	waited bool // for a key that did not come
-	erased int  // of the entries, those whose key was destroyed with the tenant's keyset
+	erased int // of the entries, those whose key was destroyed with the tenant's keyset
 }
 
 // writerWalk is how far the chain of one writer was followed.
@@ -140,23 +138,6 @@ func (w *walk) writer(name string) *writerWalk {
 	return writer
 }
 
-const (
-	// keyWait times keyWaits is how long a walk waits for a key that another replica has already: once.
-	keyWait  = 250 * time.Millisecond
-	keyWaits = 10
-)
-
-// open opens an entry. A key that is new may be here in a moment.
-func (w *walk) open(e StreamEntry) (payload []byte, entry storedEntry, err error) {
-	for n := 0; ; n++ {
-		payload, entry, err = w.store.openEntry(w.name, e.TrailEntry)
-		if w.waited = w.waited || n == keyWaits; !errors.Is(err, broker.ErrKeyNotYet) || w.waited {
-			return payload, entry, err
-		}
-		time.Sleep(keyWait)
-	}
-}
-
 // entry checks the next entry of the stream.
 func (w *walk) entry(e StreamEntry) *Fault {
 	if at, err := parseStreamID(e.ID); err == nil && w.cut.version > 0 && !w.cut.upto.less(at) {
@@ -171,10 +152,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	if err != nil {
 		return unreadable("changed or forged: its id can't be read")
 	}
-	payload, entry, err := w.open(e)
-	if errors.Is(err, broker.ErrKeyNotYet) {
-		return unreadable("not read: it is sealed with a key that this process does not have yet; verify again when it has")
-	}
+	payload, entry, err := w.store.openEntry(w.name, e.TrailEntry)
 	erased := errors.Is(err, broker.ErrTenantErased)
 	if erased {
 		// Its key was destroyed with the tenant's keyset. What it says is gone, and whether its link follows from that; that it is there,

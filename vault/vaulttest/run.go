@@ -78,7 +78,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"events", testEvents},
 		{"event filters", testEventFilters},
 		{"follower", testFollower},
-		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered, a newer key", testDeliverNewerKey}, {"events delivered beside tokens", testDeliverReleased},
+		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered beside tokens", testDeliverReleased},
 		{"visits", testPortals},
 		{"visits in parallel", testPortalsParallel},
 		{"newest events", testRecent},
