@@ -38,3 +38,27 @@ func TestSuccession(t *testing.T) {
 		t.Errorf("ended %q, want %q", ended, want)
 	}
 }
+
+// One that was killed before it settled is known to whoever comes next, with the one before it; and nobody loses the first for the second.
+func TestSuccessionOfTheUnsettled(t *testing.T) {
+	dir := t.TempDir()
+	var ended []string
+	end := func(_ context.Context, id string) error { ended = append(ended, id); return nil }
+	for _, id := range []string{"first", "second"} {
+		if err := (&succession{dir: dir, id: id, end: end}).enter(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := &succession{dir: dir, id: "third", end: end}
+	if err := errors.Join(third.enter(), third.settle(t.Context()), third.settle(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"first", "second"}; !slices.Equal(ended, want) {
+		t.Errorf("ended %q, want %q", ended, want)
+	}
+	ended = nil
+	fourth := &succession{dir: dir, id: "fourth", end: end}
+	if err := errors.Join(fourth.enter(), fourth.settle(t.Context())); err != nil || !slices.Equal(ended, []string{"third"}) {
+		t.Errorf("afterwards: ended %q, %v", ended, err)
+	}
+}
