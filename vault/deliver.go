@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -178,14 +179,14 @@ func (d *delivery) round(ctx context.Context) (more bool, err error) {
 			break
 		}
 		began := time.Now()
-		full, first, err := d.deliver(ctx, some, limit)
+		full, left, err := d.deliver(ctx, some, limit)
 		more = more || full
 		if err != nil {
-			d.behind(first)
+			d.behind(left)
 			return false, err
 		}
-		if full && (behind == streamID{} || first.less(behind)) {
-			behind = first
+		if left != (streamID{}) && (behind == streamID{} || left.less(behind)) {
+			behind = left
 		}
 		sleep(ctx, min(deliverRest, followRest*time.Since(began)))
 	}
@@ -275,8 +276,9 @@ func (d *delivery) beginning(ctx context.Context) (streamID, error) {
 }
 
 // deliver takes the next entries of these streams there and moves their marks; a crash between leaves lines that are taken there again.
-// full: there are more of them; first is the oldest entry of those that it was about.
-func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (full bool, first streamID, err error) {
+// A stream in which an entry is sealed with a key that this process does not have yet stands there until it has, and the others go on.
+// full: there is more to take at once; left is not behind the oldest entry that is known not to be there, zero if none is.
+func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (full bool, left streamID, err error) {
 	queries := make([]StreamQuery, len(names))
 	for i, name := range names {
 		from := d.of(name).mark.at
@@ -287,9 +289,11 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 	}
 	found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) { return d.store.cfg.Backend.Streams(ctx, queries) })
 	if err != nil {
-		return false, first, fmt.Errorf("deliver events: %w", err)
+		return false, left, fmt.Errorf("deliver events: %w", err)
 	}
 	var lines [][]byte
+	var first streamID // of what this is about
+	stands := false
 	ends := make(map[trailName]streamID)
 	for i, name := range names {
 		stream := d.of(name)
@@ -300,19 +304,28 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 			continue
 		}
 		stream.idle = 0
-		full = full || stream.full
+		waits := false
 		for j, e := range found[i] {
 			id, err := parseStreamID(e.ID)
 			if err != nil {
 				return false, first, fmt.Errorf("deliver events: %w", err)
 			}
-			if ends[name] = id; j == 0 && (first == streamID{} || id.less(first)) {
+			if j == 0 && (first == streamID{} || id.less(first)) {
 				first = id
 			}
-			if lines, err = d.lines(lines, name, e); err != nil {
+			if lines, err = d.lines(lines, name, e); errors.Is(err, broker.ErrKeyNotYet) {
+				waits = true
+				break
+			} else if err != nil {
 				return false, first, err
 			}
+			ends[name] = id
 		}
+		if waits {
+			stream.full = false
+		}
+		full = full || stream.full
+		stands = stands || waits
 	}
 	if len(lines) > 0 {
 		trip, cancel := context.WithTimeout(ctx, deliverTime)
@@ -325,15 +338,21 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 	if len(ends) > 0 {
 		err = d.advance(ctx, d.store, ends)
 	}
-	return full, first, err
+	if full || stands || err != nil {
+		left = first
+	}
+	return full, left, err
 }
 
-// lines adds the lines of an entry.
+// lines adds the lines of an entry. broker.ErrKeyNotYet: another replica has its key already, and this one may in a moment.
 func (d *delivery) lines(to [][]byte, name trailName, e StreamEntry) ([][]byte, error) {
 	if clear, _, err := parseMeta(e.Meta); err == nil && d.to.Released && clear.kind == string(broker.EventTokenIssued) {
 		return to, nil
 	}
 	_, entry, err := d.store.openEntry(name, e.TrailEntry)
+	if errors.Is(err, broker.ErrKeyNotYet) {
+		return to, err
+	}
 	if err != nil { // of a tenant that was erased, or damaged
 		d.state.Lock()
 		d.state.Unreadable++

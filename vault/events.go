@@ -116,6 +116,9 @@ func (s *Store) Events(ctx context.Context, tenant string, filter broker.EventFi
 			return out, last.encode(), nil
 		}
 		events, err := m.matching(src.name, entry)
+		if errors.Is(err, broker.ErrKeyNotYet) {
+			return nil, "", err // another replica has the key, and an answer without the entry would be none
+		}
 		if err != nil {
 			// One bad entry must not hide the others; verify names it.
 			s.cfg.Log.ErrorContext(ctx, "audit entry can't be read", "stream", src.name.String(), "entry", entry.ID, "error", err)

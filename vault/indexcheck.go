@@ -133,6 +133,17 @@ func (s *Store) walkIndex(ctx context.Context, rest time.Duration) error {
 	if err := w.take(ctx); err != nil {
 		return err
 	}
+	if err := w.run(ctx); err != nil {
+		// Whoever goes on need not wait until the hold ends. If this fails it does.
+		_ = w.save(context.WithoutCancel(ctx), []Write{{Kind: WriteHashDelete, Key: indexWalkKey(), Args: []string{fieldOwner, fieldDeadline}}})
+		return err
+	}
+	return nil
+}
+
+// run goes on from where the check is.
+func (w *indexWalk) run(ctx context.Context) (err error) {
+	s := w.store
 	if w.state, _, err = s.readWalk(ctx); err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"tokenbroker/broker"
 )
 
 const (
@@ -232,26 +234,34 @@ func (f *follower) read(ctx context.Context, names []trailName, batch map[tally]
 			continue
 		}
 		stream.idle = 0
-		more = more || len(found[i]) == followChunk
+		full := len(found[i]) == followChunk
 		for _, e := range found[i] {
 			id, err := parseStreamID(e.ID)
 			if err != nil {
 				return false, fmt.Errorf("read audit trail: %w", err)
 			}
-			f.add(batch, name, id, e)
+			if !f.add(batch, name, id, e) {
+				full = false
+				break // this stream stands, until the key is here; others go on
+			}
 			ends[name] = id
 		}
+		more = more || full
 	}
 	return more, nil
 }
 
-// add adds the postings of an entry. Of one that does not open, which verifying names, those are added that stand in clear.
-func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e StreamEntry) {
+// add adds the postings of an entry. Of one that does not open, which verifying names, those are added that stand in clear. It adds none,
+// and returns false, where the entry is sealed with a key that this process may have in a moment.
+func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e StreamEntry) bool {
 	_, entry, err := f.store.openEntry(name, e.TrailEntry)
+	if errors.Is(err, broker.ErrKeyNotYet) {
+		return false
+	}
 	if err != nil {
 		clear, _, err := parseMeta(e.Meta)
 		if err != nil {
-			return
+			return true
 		}
 		entry = storedEntry{Type: clear.kind, Connector: clear.connector, Time: clear.time}
 	}
@@ -264,6 +274,7 @@ func (f *follower) add(batch map[tally][]byte, name trailName, id streamID, e St
 			batch[key] = postingOf(name.shard, id).append(batch[key])
 		}
 	}
+	return true
 }
 
 // write appends the postings to their lists.

@@ -9,7 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"tokenbroker/broker"
 )
+
+// keyAgain is how long after a record was met whose key is not here yet it is looked at again.
+const keyAgain = 2 * time.Second
 
 // indexMove is one record on its way.
 type indexMove struct {
@@ -100,6 +105,9 @@ func (s *Store) indexMove(shard byte, id string, record, beside map[string][]byt
 			m.leave, m.next = nil, nil // what can't be read stays where it is; readers pass over it
 			for _, p := range splitPlaces(m.had) {
 				m.next = append(m.next, placedClass{place: p})
+			}
+			if errors.Is(err, broker.ErrKeyNotYet) {
+				m.again = s.cfg.Now().Add(keyAgain)
 			}
 			return m
 		}

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -45,6 +46,9 @@ func (s *Store) Recent(ctx context.Context, tenant, subject string, types []brok
 				return nil, "", fmt.Errorf("read audit trail: %w", err)
 			}
 			entry, wanted, err := s.recentEntry(name, e, tag, subject, types)
+			if errors.Is(err, broker.ErrKeyNotYet) {
+				return nil, "", err // another replica has the key, and an answer without the entry would be none
+			}
 			if err != nil {
 				// One bad entry must not hide the others; verify names it.
 				s.cfg.Log.ErrorContext(ctx, "audit entry can't be read", "stream", name.String(), "entry", e.ID, "error", err)

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -105,6 +106,9 @@ func (x *search) window(ctx context.Context, w *window) error {
 		}
 		name := trailName{shard: e.shard, tenant: x.tenant}
 		events, err := x.matching(name, e.StreamEntry)
+		if errors.Is(err, broker.ErrKeyNotYet) {
+			return err // another replica has the key, and an answer without the entry would be none
+		}
 		if err != nil {
 			// One bad entry must not hide the others; verify names it.
 			x.store.cfg.Log.ErrorContext(ctx, "audit entry can't be read", "stream", name.String(), "entry", e.ID, "error", err)

@@ -32,6 +32,8 @@ type walk struct {
 	alarms int
 	alarm  string
 	erased int // of the entries, those whose key was destroyed with the tenant's keyset
+	// notYet: an entry is sealed with a key that this process may have in a moment (broker.ErrKeyNotYet). Nothing can be said of it.
+	notYet error
 }
 
 // writerWalk is how far the chain of one writer was followed.
@@ -114,7 +116,11 @@ func (w *walk) each(ctx context.Context, from string, check func(StreamEntry) *F
 			return nil, err
 		}
 		for _, e := range found[0] {
-			if fault := check(e); fault != nil {
+			fault := check(e)
+			if w.notYet != nil {
+				return nil, w.notYet
+			}
+			if fault != nil {
 				return fault, nil
 			}
 			from = "(" + e.ID
@@ -138,7 +144,7 @@ func (w *walk) writer(name string) *writerWalk {
 	return writer
 }
 
-// entry checks the next entry of the stream.
+// entry checks the next entry of the stream. Where w.notYet is set behind it, it could not.
 func (w *walk) entry(e StreamEntry) *Fault {
 	if at, err := parseStreamID(e.ID); err == nil && w.cut.version > 0 && !w.cut.upto.less(at) {
 		return nil // said to be dropped; a step that stopped in the middle left it, and the next one takes it away
@@ -153,6 +159,10 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		return unreadable("changed or forged: its id can't be read")
 	}
 	payload, entry, err := w.store.openEntry(w.name, e.TrailEntry)
+	if errors.Is(err, broker.ErrKeyNotYet) {
+		w.notYet = fmt.Errorf("entry %s: %w", e.ID, err)
+		return unreadable("not read")
+	}
 	erased := errors.Is(err, broker.ErrTenantErased)
 	if erased {
 		// Its key was destroyed with the tenant's keyset. What it says is gone, and whether its link follows from that; that it is there,

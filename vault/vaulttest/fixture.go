@@ -307,6 +307,23 @@ func (r *rig) verified(s *vault.Store) vault.Report {
 	return report
 }
 
+// sound demands that the trail of this test's tenant has events, and no fault. Verify fails for the tenants of other tests when they sealed
+// with other keys.
+func (r *rig) sound(s *vault.Store) {
+	r.Helper()
+	entries := 0
+	for position, first := "", true; first || position != ""; first = false {
+		found, err := s.VerifyTrail(r.ctx(), tenant(r), position, time.Minute)
+		if err != nil || len(found.Faults) > 0 {
+			r.Fatalf("the trail of this tenant: %+v, %v", found.Faults, err)
+		}
+		entries, position = entries+found.Entries, found.Next
+	}
+	if entries == 0 {
+		r.Fatal("the trail of this tenant is empty")
+	}
+}
+
 // within polls until the condition holds.
 func (r *rig) within(d time.Duration, what string, holds func() bool) {
 	r.Helper()

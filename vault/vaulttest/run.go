@@ -78,7 +78,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"events", testEvents},
 		{"event filters", testEventFilters},
 		{"follower", testFollower},
-		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered beside tokens", testDeliverReleased},
+		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered, a newer key", testDeliverNewerKey}, {"events delivered beside tokens", testDeliverReleased},
 		{"visits", testPortals},
 		{"visits in parallel", testPortalsParallel},
 		{"newest events", testRecent},
@@ -133,7 +133,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"index and several movers", testIndexRace},
 		{"index and a mover that stood still", testIndexMeet},
 		{"index marked while it is moved", testIndexRemark},
-		{"index, checked", testIndexCheck},
+		{"index, checked", testIndexCheck}, {"index, and a check that is stopped", testIndexCheckStopped},
 		{"index of replicas", testIndexReplicas},
 		{"schedule of replicas", testScheduleShared}, // the last: it holds the parts of the schedule for a while
 	}

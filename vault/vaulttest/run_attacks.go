@@ -350,17 +350,8 @@ func testRotation(r *rig) {
 	if other, err := vault.CreateKeyset(kek, time.Now()); err != nil || old.Reload(other) == nil {
 		r.Fatalf("another keyset was taken: %v", err)
 	}
-	// Verify fails for the tenants of other tests: they were sealed with other keys.
 	for _, s := range []*vault.Store{behind, rotated} {
-		report, err := s.Verify(r.ctx())
-		if err != nil {
-			r.Fatal(err)
-		}
-		for _, f := range report.Faults {
-			if strings.HasPrefix(f.Stream, tenant(r)+"/") {
-				r.Fatalf("fault in our stream: %+v", f)
-			}
-		}
+		r.sound(s)
 	}
 }
 

@@ -3,6 +3,7 @@ package vaulttest
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -203,4 +204,90 @@ func testDeliverReleased(r *rig) {
 	if got := old.ids(r, tenant(r)); len(got) != 0 {
 		r.Errorf("it got what is older than it: %v", got)
 	}
+}
+
+// testDeliverNewerKey (threat 37): whoever delivers lacks a key that another replica has already, and can't get it yet. It waits with what
+// that key sealed, and passes nothing over.
+func testDeliverNewerKey(r *rig) {
+	m := &mailbox{}
+	o := newRotation(r)
+	r.Cleanup(func() { _, _ = r.rawTry("DEL", "tb:{00}:rs") })
+	old, away, now := o.keyset, true, time.Now()
+	behind := r.delivering(m, false, func(vc *vault.Config, _ *redisstore.Config) {
+		vc.Keyset, vc.Now = old, func() time.Time { return now }
+		vc.ReloadKeyset = func() error {
+			if away {
+				return errors.New("the key service is away")
+			}
+			return old.Reload(o.file)
+		}
+	})
+	_, _ = behind.DeliverEvents(r.ctx()) // from now on there is such a sink
+	before := r.store()
+	r.keyset = o.open()
+	o.edit(vault.KeysetEdit{Do: vault.KeysetRotate, Audit: true})
+	append := func(s *vault.Store, subject, client string) string {
+		e := entry(broker.EventTokenRefused, broker.Connection{Tenant: tenant(r), Subject: subject}, "a")
+		e.Client = client
+		if err := s.Append(r.ctx(), e); err != nil {
+			r.Fatal(err)
+		}
+		return e.Scopes[0].ID
+	}
+	ann := append(r.store(), "ann", "newer")
+	bob := append(before, "bob", "older")
+	if before.Shard(tenant(r), "ann") == before.Shard(tenant(r), "bob") {
+		r.Fatal("both are in one stream; name another")
+	}
+	follow := func() {
+		for range 12 { // a quiet stream is left out of some rounds
+			if _, err := behind.DeliverEvents(r.ctx()); err != nil {
+				r.Fatal(err)
+			}
+			if _, err := behind.IndexTrail(r.ctx()); err != nil {
+				r.Fatal(err)
+			}
+		}
+	}
+	r.leave()
+	follow()
+	if got := m.ids(r, tenant(r)); !slices.Equal(got, []string{bob}) {
+		r.Fatalf("delivered without the key: %v, want the other stream's alone, %s", got, bob)
+	}
+	if d := behind.Delivered()[0]; d.Behind.IsZero() || d.Failure != nil {
+		r.Errorf("what waits is not said: %+v", d)
+	}
+	search := func(client string) (ids []string, err error) {
+		page, err := behind.SearchEvents(r.ctx(), tenant(r), broker.EventSearch{Filter: broker.EventFilter{Client: client}, Limit: 10})
+		for _, e := range page.Events {
+			ids = slices.Concat(ids, []string{e.ID})
+		}
+		return ids, err
+	}
+	_, err := search("newer")
+	is(r, err, broker.ErrKeyNotYet, "a search that would lack an event")
+	_, _, err = behind.Events(r.ctx(), tenant(r), broker.EventFilter{}, "", 10)
+	is(r, err, broker.ErrKeyNotYet, "events without one")
+	_, _, err = behind.Recent(r.ctx(), tenant(r), "ann", []broker.EventType{broker.EventTokenRefused}, "", 10)
+	is(r, err, broker.ErrKeyNotYet, "the newest events of a subject")
+	_, err = behind.VerifyTrail(r.ctx(), tenant(r), "", time.Minute)
+	if err == nil {
+		for position := hex.EncodeToString([]byte{0}); position != "" && err == nil; {
+			var found broker.VerifiedTrail
+			if found, err = behind.VerifyTrail(r.ctx(), tenant(r), position, time.Minute); len(found.Faults) > 0 {
+				r.Errorf("an entry whose key is not here yet is called a fault: %+v", found.Faults)
+			}
+			position = found.Next
+		}
+	}
+	is(r, err, broker.ErrKeyNotYet, "verified")
+	away, now = false, now.Add(2*time.Second)
+	follow()
+	if got := m.ids(r, tenant(r)); !slices.Equal(got, []string{bob, ann}) {
+		r.Fatalf("delivered with the key: %v, want %v", got, []string{bob, ann})
+	}
+	if got, err := search("newer"); err != nil || !slices.Equal(got, []string{ann}) {
+		r.Errorf("found: %v, %v, want %s", got, err, ann)
+	}
+	r.sound(behind)
 }

@@ -246,11 +246,44 @@ func testIndexReplicas(r *rig) {
 	for _, conn := range conns {
 		r.fail(a, conn, "invalid_grant") // which a does not follow any more
 	}
+	r.raw("DEL", tag(0)+"ci:w") // the last check, of whenever, will not do; and processes of other tests were killed in one
 	r.within(15*time.Second, "the other one takes over", has("files|needs_consent|invalid_grant|files.read files.write", len(conns)))
 	r.within(15*time.Second, "the check was through", func() bool {
 		seals, err := b.SealedBy(r.ctx())
 		return err == nil && seals.Records >= len(conns)
 	})
+}
+
+// stopping is a backend at which whoever looks for the tenants is stopped.
+type stopping struct {
+	vault.Backend
+	stop context.CancelFunc
+}
+
+// Keys implements vault.Backend.
+func (b stopping) Keys(ctx context.Context, _ string) ([]string, error) {
+	b.stop()
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// testIndexCheckStopped: a process that is stopped while it checks leaves the check to whoever comes next, at once.
+func testIndexCheckStopped(r *rig) {
+	ctx, stop := context.WithCancel(r.ctx())
+	defer stop()
+	backend, err := redisstore.New(r.reach())
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer backend.Close()
+	stopped := r.store(func(vc *vault.Config, _ *redisstore.Config) { vc.Backend = stopping{backend, stop} })
+	r.raw("DEL", tag(0)+"ci:w") // processes of other tests began a check, and were cut off or killed in it
+	if err := stopped.CheckIndex(ctx); !errors.Is(err, context.Canceled) {
+		r.Fatalf("stopped: %v", err)
+	}
+	if err := r.store().CheckIndex(r.ctx()); err != nil {
+		r.Fatalf("behind a check that was stopped: %v", err)
+	}
 }
 
 // wrapped puts the backend of the store into b.
