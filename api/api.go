@@ -24,6 +24,14 @@ type Service interface {
 	Directory
 	Administration
 	Admission
+	ClientAuthentication
+}
+
+// ClientAuthentication is how a client says who it is without an API key.
+type ClientAuthentication interface {
+	// AuthenticateAssertion returns the id of the client that an assertion is of (RFC 7523 section 3); named is the client_id of the
+	// request, or "".
+	AuthenticateAssertion(ctx context.Context, named string, assertion broker.Secret) (client string, err error)
 }
 
 // Admission tells whether who asks may do anything now.
@@ -92,6 +100,8 @@ type Administration interface {
 type ClientKey struct {
 	Client    broker.Client
 	KeySHA256 [][32]byte
+	// Otherwise: it has other ways to say who it is (ClientAuthentication), and may have no key.
+	Otherwise bool
 }
 
 // Config is what an API needs. All fields but ClientIP and the durations are required.
@@ -101,6 +111,10 @@ type Config struct {
 	// Erased tells whether the keyset of a tenant was destroyed: its clients are told so, whatever they ask. It must not block. nil:
 	// that is so of none.
 	Erased func(tenant string) bool
+	// PublicURL is ours as an authorization server (RFC 8414): our access tokens and metadata name it. Without a trailing slash.
+	PublicURL string
+	// TokenSeed makes the key that signs our access tokens in a period, the same on all replicas (accesstoken.go).
+	TokenSeed func(period int64) [32]byte
 	// Now is the clock.
 	Now func() time.Time
 	// Random makes request ids. It must be cryptographically secure and safe for concurrent use (crypto/rand.Reader).
@@ -122,13 +136,15 @@ type Config struct {
 type API struct {
 	cfg    Config
 	keys   keyring
+	tokens *accessTokens
 	routes routes
+	oauth  map[string]*route // by path
 }
 
 // New checks the config and makes an API. An error names every problem of the clients.
 func New(cfg Config) (*API, error) {
-	if cfg.Service == nil || cfg.Now == nil || cfg.Random == nil || cfg.Log == nil {
-		return nil, errors.New("api: config needs Service, Now, Random and Log")
+	if cfg.Service == nil || cfg.Now == nil || cfg.Random == nil || cfg.Log == nil || cfg.PublicURL == "" || cfg.TokenSeed == nil {
+		return nil, errors.New("api: config needs Service, PublicURL, TokenSeed, Now, Random and Log")
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 50 * time.Second
@@ -143,8 +159,9 @@ func New(cfg Config) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("api: %w", err)
 	}
-	a := &API{cfg: cfg, keys: keys}
+	a := &API{cfg: cfg, keys: keys, tokens: newAccessTokens(cfg.PublicURL, cfg.TokenSeed, cfg.Now)}
 	a.routes = newRoutes(a.table())
+	a.oauth = a.oauthTable()
 	return a, nil
 }
 

@@ -14,14 +14,18 @@ import (
 // maxKeyBytes bounds what is hashed for somebody who is not known yet.
 const maxKeyBytes = 1024
 
+// bearerChallenge is what a 401 answers with (RFC 6750 section 3).
+const bearerChallenge = `Bearer realm="tokenbroker"`
+
 // keyring knows the digests of all API keys. It holds no key.
 type keyring struct {
 	digests [][sha256.Size]byte
 	owners  []broker.Client // of the digest at the same index
+	clients map[string]broker.Client
 }
 
 func newKeyring(clients []ClientKey) (keyring, error) {
-	var k keyring
+	k := keyring{clients: map[string]broker.Client{}}
 	var problems []error
 	owner := map[[sha256.Size]byte]string{}
 	// Digests of nothing: they would let a request without a real key in.
@@ -36,7 +40,8 @@ func newKeyring(clients []ClientKey) (keyring, error) {
 			problems = append(problems, fmt.Errorf("client %q is there twice", c.Client.ID))
 		}
 		ids[c.Client.ID] = true
-		if len(c.KeySHA256) == 0 {
+		k.clients[c.Client.ID] = c.Client
+		if len(c.KeySHA256) == 0 && !c.Otherwise {
 			problems = append(problems, fmt.Errorf("client %q has no key", c.Client.ID))
 		}
 		for i, digest := range c.KeySHA256 {
@@ -69,18 +74,26 @@ func (k keyring) find(key string) (broker.Client, bool) {
 // authenticate tells which client asks (RFC 6750 section 2.1). Only the Authorization header counts, and it must be
 // there once: with two of them, a proxy and we could look at different ones.
 func (k keyring) authenticate(header http.Header) (broker.Client, error) {
-	if values := header.Values("Authorization"); len(values) == 1 {
-		scheme, key, _ := strings.Cut(values[0], " ")
-		key = strings.Trim(key, " ")
-		if strings.EqualFold(scheme, "Bearer") && key != "" && len(key) <= maxKeyBytes {
-			if client, known := k.find(key); known {
-				return client, nil
-			}
+	if scheme, key := credentials(header); strings.EqualFold(scheme, "Bearer") && key != "" && len(key) <= maxKeyBytes {
+		if client, known := k.find(key); known {
+			return client, nil
 		}
 	}
-	return broker.Client{}, &refusal{
+	return broker.Client{}, errWrongKey()
+}
+
+// credentials are those of the one Authorization header (RFC 9110 section 11.6.2); "": there is none, or several.
+func credentials(header http.Header) (scheme, rest string) {
+	if values := header.Values("Authorization"); len(values) == 1 {
+		scheme, rest, _ = strings.Cut(values[0], " ")
+	}
+	return scheme, strings.Trim(rest, " ")
+}
+
+func errWrongKey() error {
+	return &refusal{
 		status: http.StatusUnauthorized,
-		header: http.Header{"Www-Authenticate": {`Bearer realm="tokenbroker"`}},
+		header: http.Header{"Www-Authenticate": {bearerChallenge}},
 		err: broker.Errorf(broker.CodeInvalidClient,
 			"send one header \"Authorization: Bearer API_KEY\" with an API key of your client"),
 	}

@@ -42,6 +42,11 @@ func (in *request) readAll() ([]byte, error) {
 	if err := checkType(in.http.Header); err != nil {
 		return nil, err
 	}
+	return in.readWhole()
+}
+
+// readWhole is readAll for a body whose type was looked at.
+func (in *request) readWhole() ([]byte, error) {
 	if in.http.ContentLength > maxBodyBytes {
 		return nil, tooLarge()
 	}

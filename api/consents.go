@@ -18,6 +18,9 @@ type consentBody struct {
 	State      string    `json:"state"`
 	Actor      actorBody `json:"actor"`
 	Flow       string    `json:"flow"` // link or device; default link
+	// As in tokenBody.
+	SubjectToken string `json:"subject_token"`
+	ActorToken   string `json:"actor_token"`
 }
 
 // The flows of a consent.
@@ -63,7 +66,8 @@ func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
 		Connector: body.Connector, Subject: body.Subject, Connection: body.Connection,
 		ReturnTo: body.ReturnTo, State: body.State, Actor: broker.Actor(body.Actor),
 	}
-	f.target(body.Connector, body.Subject, body.Connection)
+	req.Proofs = f.proofs(body.SubjectToken, body.ActorToken)
+	f.target(in.caller, req.Proofs, body.Connector, body.Subject, body.Connection)
 	req.Scopes = f.scopes(body.Scopes.names)
 	f.actor(req.Actor)
 	f.back(body.ReturnTo, body.State)
@@ -143,6 +147,8 @@ type completeBody struct {
 	Subject string `json:"subject"`
 	Code    string `json:"code"`
 	Replace bool   `json:"replace"`
+
+	SubjectToken string `json:"subject_token"`
 }
 
 func (a *API) completeConsent(ctx context.Context, in *request) (answer, error) {
@@ -155,13 +161,14 @@ func (a *API) completeConsent(ctx context.Context, in *request) (answer, error) 
 		return answer{}, err
 	}
 	var f fields
-	f.subject(body.Subject)
+	proofs := f.proofs(body.SubjectToken, "")
+	f.who(in.caller, body.Subject, proofs)
 	f.code(body.Code)
 	if f.err != nil {
 		return answer{}, f.err
 	}
 	conn, err := a.cfg.Service.CompleteConsent(ctx, in.caller, id,
-		broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code), Replace: body.Replace})
+		broker.Completion{Subject: body.Subject, Proofs: proofs, Code: broker.NewSecret(body.Code), Replace: body.Replace})
 	if err != nil {
 		return answer{}, err
 	}

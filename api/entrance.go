@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -29,6 +30,7 @@ type request struct {
 	query   map[string]string
 	from    func(*http.Request) string // api.Config.ClientIP
 	began   int                        // the status of an answer that a handler has begun to write itself
+	oauth   bool                       // it is of a call whose errors are those of RFC 6749
 }
 
 // param returns a path parameter, decoded. A value that cannot be decoded does not occur: net/http refused it.
@@ -65,15 +67,12 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 		in.id = "unavailable"
 		return answer{}, err
 	}
-	client, err := a.keys.authenticate(in.http.Header)
+	if route := a.oauth[in.http.URL.EscapedPath()]; route != nil {
+		return a.runOAuth(ctx, in, route)
+	}
+	client, err := a.authenticate(in.http.Header)
 	if err != nil {
-		// Who sends no key guesses none, and is told so however often.
-		if in.http.Header.Get("Authorization") != "" {
-			if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
-				return answer{}, slow
-			}
-		}
-		return answer{}, err
+		return answer{}, a.slowed(in, err)
 	}
 	in.caller = broker.Caller{Client: client, RequestID: in.id, TraceID: in.traceID, Origin: in}
 	in.match = a.routes.find(in.http.Method, in.http.URL.EscapedPath())
@@ -106,6 +105,39 @@ func (a *API) run(ctx context.Context, in *request) (ans answer, err error) {
 	return in.match.route.handle(ctx, in)
 }
 
+// slowed is the answer to a wrong key, or that there were too many of them.
+func (a *API) slowed(in *request, err error) error {
+	// Who sends no key guesses none, and is told so however often.
+	if in.http.Header.Get("Authorization") != "" {
+		if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
+			return slow
+		}
+	}
+	return err
+}
+
+// authenticate tells which client asks: by its API key, or by an access token of ours.
+func (a *API) authenticate(header http.Header) (broker.Client, error) {
+	client, err := a.keys.authenticate(header)
+	if err == nil {
+		return client, nil
+	}
+	scheme, token := credentials(header)
+	if !strings.EqualFold(scheme, "Bearer") || strings.Count(token, ".") != 2 {
+		return broker.Client{}, err
+	}
+	id, good := a.tokens.verify(token)
+	client, known := a.keys.clients[id]
+	if !good || !known {
+		return broker.Client{}, &refusal{
+			status: http.StatusUnauthorized,
+			header: http.Header{"Www-Authenticate": {bearerChallenge + `, error="invalid_token"`}}, // RFC 6750 section 3.1
+			err:    broker.Errorf(broker.CodeInvalidClient, "this access token has expired, or is not one of ours; ask for another one at POST /oauth2/token"),
+		}
+	}
+	return client, nil
+}
+
 // write sends the answer and returns its status.
 func (a *API) write(ctx context.Context, in *request, ans answer, err error) int {
 	status, body := ans.status, any(ans.body)
@@ -114,7 +146,7 @@ func (a *API) write(ctx context.Context, in *request, ans answer, err error) int
 	}
 	header := in.header("application/json")
 	if err != nil {
-		f := explain(err, in.id)
+		f := in.explain(err)
 		for name, values := range f.header {
 			header[name] = values
 		}

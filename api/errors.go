@@ -26,7 +26,7 @@ func statusOf(code broker.Code) int {
 	switch code {
 	case broker.CodeInvalidRequest, broker.CodeInvalidScope, broker.CodeInvalidCode:
 		return http.StatusBadRequest
-	case broker.CodeInvalidClient:
+	case broker.CodeInvalidClient, broker.CodeInvalidSubjectToken:
 		return http.StatusUnauthorized
 	case broker.CodeAccessDenied, broker.CodeSubjectMismatch:
 		return http.StatusForbidden
@@ -111,6 +111,9 @@ func explain(err error, requestID string) failure {
 		f.body.MaxTTL = &seconds
 	case broker.CodeSlowDown, broker.CodeProviderUnavailable, broker.CodeTemporarilyUnavailable:
 		f.header.Set("Retry-After", retryAfter(known.RetryAfter))
+	}
+	if known.Code == broker.CodeInvalidSubjectToken { // RFC 9110 section 15.5.2
+		f.header.Set("Www-Authenticate", bearerChallenge)
 	}
 	var r *refusal
 	if errors.As(err, &r) {

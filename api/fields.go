@@ -10,16 +10,17 @@ import (
 
 // Limits of single values, in bytes. Those of subjects are the contract's.
 const (
-	maxSubject  = 256
-	maxID       = 128
-	maxActor    = 256
-	maxReason   = 512
-	maxReturnTo = 2048
-	maxState    = 1024
-	maxCode     = 256
-	maxScope    = 512
-	maxScopes   = 256
-	maxMinTTL   = 86400 // seconds
+	maxSubject   = 256
+	maxID        = 128
+	maxActor     = 256
+	maxAssertion = 16 << 10
+	maxReason    = 512
+	maxReturnTo  = 2048
+	maxState     = 1024
+	maxCode      = 256
+	maxScope     = 512
+	maxScopes    = 256
+	maxMinTTL    = 86400 // seconds
 )
 
 // fields checks the values of one request and keeps the first problem. Messages name the field and say what it may be,
@@ -40,6 +41,24 @@ func (f *fields) subject(value string) {
 	case len(value) > maxSubject || !utf8.ValidString(value) || hasControl(value):
 		f.refuse("subject must be 1 to %d bytes of valid UTF-8 without control characters", maxSubject)
 	}
+}
+
+// who checks whom a request is about: a subject, or a token that says who it is, and then the subject may be left out. That a client must
+// send such a token is the service's to say.
+func (f *fields) who(caller broker.Caller, subject string, proofs broker.Proofs) {
+	if subject != "" || proofs.Subject.IsZero() && !caller.Client.SubjectTokens {
+		f.subject(subject)
+	}
+}
+
+// proofs are the tokens of a request, which their verifier reads; "" is one that was left out.
+func (f *fields) proofs(subject, actor string) broker.Proofs {
+	for name, token := range map[string]string{"subject_token": subject, "actor_token": actor} {
+		if len(token) > maxAssertion {
+			f.refuse("%s must be a signed token of at most %d bytes", name, maxAssertion)
+		}
+	}
+	return broker.Proofs{Subject: broker.NewSecret(subject), Actor: broker.NewSecret(actor)}
 }
 
 // id checks an id in a body or a query; "" is one that was left out.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -66,7 +67,7 @@ type fakeService struct {
 	ownConnector      func(id string) (broker.ConnectorView, error)
 	updateConnector   func(id string, change broker.ConnectorChange) (broker.ConnectorView, error)
 	deleteConnector   func(id string, revoke bool) (broker.Erased, error)
-
+	byAssertion       func(named string, assertion broker.Secret) (string, error)
 	mu      sync.Mutex
 	callers []broker.Caller
 	ctx     context.Context
@@ -221,6 +222,7 @@ func newBench(t *testing.T, adjust ...func(*Config)) *bench {
 			{Client: broker.Client{ID: "acme-chat", Tenant: "acme"}, KeySHA256: digests(acmeKey, acmeNew)},
 			{Client: broker.Client{ID: "other-chat", Tenant: "other"}, KeySHA256: digests(otherKey)},
 		},
+		PublicURL: "https://broker.example.com", TokenSeed: func(period int64) [32]byte { return sha256.Sum256([]byte(strconv.FormatInt(period, 10))) },
 		Now: time.Now, Random: rand.Reader,
 		Log:      slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		ClientIP: func(*http.Request) string { return "192.0.2.7" },

@@ -9,7 +9,12 @@ import (
 // owns tells whether a request is the API's. Whatever could be read as a path under /v1, by us or by a proxy before us,
 // is: then it needs a key, whether or not a route fits it. Routing itself is exact, so no spelling but the right one
 // reaches a handler (threat 51).
+//
+// The endpoints of oauth.go are theirs by their exact path alone: nothing but a 404 lies behind any other spelling.
 func owns(u *url.URL) bool {
+	if oauthPaths[u.EscapedPath()] {
+		return true
+	}
 	return under(u.EscapedPath()) || under(u.Path) || under(plain(u.Path))
 }
 

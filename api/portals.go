@@ -12,6 +12,8 @@ type portalBody struct {
 	Subject  string `json:"subject"`
 	ReturnTo string `json:"return_to"`
 	State    string `json:"state"`
+
+	SubjectToken string `json:"subject_token"`
 }
 
 // createdPortal answers with the link.
@@ -29,7 +31,8 @@ func (a *API) createPortal(ctx context.Context, in *request) (answer, error) {
 		return answer{}, err
 	}
 	var f fields
-	f.subject(body.Subject)
+	proofs := f.proofs(body.SubjectToken, "")
+	f.who(in.caller, body.Subject, proofs)
 	f.back(body.ReturnTo, body.State)
 	if f.err != nil {
 		return answer{}, f.err
@@ -37,7 +40,7 @@ func (a *API) createPortal(ctx context.Context, in *request) (answer, error) {
 	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
 		return answer{}, err
 	}
-	view, link, err := a.cfg.Service.CreatePortal(ctx, in.caller, broker.PortalRequest{Subject: body.Subject, ReturnTo: body.ReturnTo, State: body.State})
+	view, link, err := a.cfg.Service.CreatePortal(ctx, in.caller, broker.PortalRequest{Subject: body.Subject, Proofs: proofs, ReturnTo: body.ReturnTo, State: body.State})
 	if err != nil {
 		return answer{}, err
 	}
@@ -76,6 +79,8 @@ func (a *API) portalStatus(ctx context.Context, in *request) (answer, error) {
 type portalCompletion struct {
 	Subject string `json:"subject"`
 	Code    string `json:"code"`
+
+	SubjectToken string `json:"subject_token"`
 }
 
 func (a *API) completePortal(ctx context.Context, in *request) (answer, error) {
@@ -88,12 +93,13 @@ func (a *API) completePortal(ctx context.Context, in *request) (answer, error) {
 		return answer{}, err
 	}
 	var f fields
-	f.subject(body.Subject)
+	proofs := f.proofs(body.SubjectToken, "")
+	f.who(in.caller, body.Subject, proofs)
 	f.code(body.Code)
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	entrance, err := a.cfg.Service.CompletePortal(ctx, in.caller, id, broker.Completion{Subject: body.Subject, Code: broker.NewSecret(body.Code)})
+	entrance, err := a.cfg.Service.CompletePortal(ctx, in.caller, id, broker.Completion{Subject: body.Subject, Proofs: proofs, Code: broker.NewSecret(body.Code)})
 	if err != nil {
 		return answer{}, err
 	}

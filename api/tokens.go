@@ -19,6 +19,9 @@ type tokenBody struct {
 	Reason     string    `json:"reason"`
 	ReturnTo   string    `json:"return_to"`
 	State      string    `json:"state"`
+	// SubjectToken and ActorToken prove who the user is, and who acts for them (RFC 8693 section 2.1).
+	SubjectToken string `json:"subject_token"`
+	ActorToken   string `json:"actor_token"`
 }
 
 type actorBody struct {
@@ -55,10 +58,11 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 		Connector: body.Connector, Subject: body.Subject, Connection: body.Connection,
 		Actor: broker.Actor(body.Actor), Reason: body.Reason, ReturnTo: body.ReturnTo, State: body.State,
 	}
+	req.Proofs = f.proofs(body.SubjectToken, body.ActorToken)
 	if body.Subject == "" && body.Connector != "" && !a.cfg.Service.NeedsSubject(in.caller, body.Connector) {
 		f.id("connection", body.Connection) // a token of the tenant's own
 	} else {
-		f.target(body.Connector, body.Subject, body.Connection)
+		f.target(in.caller, req.Proofs, body.Connector, body.Subject, body.Connection)
 	}
 	req.Scopes = f.scopes(body.Scopes.names)
 	req.MinTTL = f.minTTL(body.MinTTL)
@@ -75,13 +79,16 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	secret := token.AccessToken.Reveal() // the one place where an access token leaves for a client
+	secret := revealed(token)
 	// As much as most answers need, so that no copy of a token is left behind where a buffer grew.
 	if text, written := appendToken(make([]byte, 0, 640+len(secret)), secret, token); written {
 		return answer{status: http.StatusOK, text: text}, nil
 	}
 	return ok(tokenAnswerOf(secret, token))
 }
+
+// revealed is the one place where an access token leaves for a client.
+func revealed(token broker.Token) string { return token.AccessToken.Reveal() }
 
 // tokenAnswerOf is the answer as the encoder takes it.
 func tokenAnswerOf(secret string, token broker.Token) tokenAnswer {
@@ -100,10 +107,10 @@ func tokenAnswerOf(secret string, token broker.Token) tokenAnswer {
 }
 
 // target checks what a request is about.
-func (f *fields) target(connector, subject, connection string) {
+func (f *fields) target(caller broker.Caller, proofs broker.Proofs, connector, subject, connection string) {
 	f.required("connector", connector)
 	f.id("connector", connector)
-	f.subject(subject)
+	f.who(caller, subject, proofs)
 	f.id("connection", connection)
 }
 

@@ -15,7 +15,13 @@ import (
 // Errors are *Error: subject_mismatch, invalid_code, account_changed, expired, not_found, and those of the provider.
 func (s *Service) CompleteConsent(ctx context.Context, caller Caller, id string, c Completion) (Connection, error) {
 	ctx, end := s.telemetry.begin(WithRequestID(ctx, caller.RequestID), "broker.CompleteConsent", "")
-	conn, err := s.completeConsent(ctx, caller, id, c)
+	undo, err := s.asserted(ctx, caller, c.Proofs, &c.Subject, nil)
+	var conn Connection
+	if err == nil {
+		if conn, err = s.completeConsent(ctx, caller, id, c); err != nil {
+			undo()
+		}
+	}
 	end(err)
 	return conn, err
 }

@@ -11,6 +11,18 @@ import (
 
 // CreateConsent makes a consent link, always a new one. Errors are *Error.
 func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentRequest) (ConsentView, ConsentLink, error) {
+	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, &req.Actor)
+	if err != nil {
+		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
+	}
+	view, link, err := s.createAsked(ctx, caller, req)
+	if err != nil {
+		undo()
+	}
+	return view, link, err
+}
+
+func (s *Service) createAsked(ctx context.Context, caller Caller, req ConsentRequest) (ConsentView, ConsentLink, error) {
 	if req.ReturnTo != "" && !mayReturnTo(caller.Client, req.ReturnTo) {
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, errReturnTo())
 	}

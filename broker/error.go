@@ -15,6 +15,7 @@ const (
 	CodeInvalidScope             Code = "invalid_scope"
 	CodeInvalidCode              Code = "invalid_code"
 	CodeInvalidClient            Code = "invalid_client"
+	CodeInvalidSubjectToken      Code = "invalid_subject_token" // a token that is to say who the user is, or acts for them, does not count
 	CodeAccessDenied             Code = "access_denied"
 	CodeSubjectMismatch          Code = "subject_mismatch"
 	CodeLoginFailed              Code = "login_failed" // on pages alone: nobody signed in at the tenant's OpenID Provider

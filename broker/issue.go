@@ -14,10 +14,30 @@ const releaseAttempts = 8
 // contract.md, POST /v1/tokens. Refused requests leave events too.
 func (s *Service) IssueToken(ctx context.Context, caller Caller, req TokenRequest) (Token, error) {
 	ctx, end := s.telemetry.begin(ctx, "broker.IssueToken", req.Connector)
-	token, err := s.issueToken(ctx, caller, req)
+	token, err := s.issueProven(ctx, caller, req)
 	s.telemetry.tokenAnswered(ctx, req.Connector, err)
 	s.pulse.tokenAnswered(caller.Client.Tenant, req.Connector, err)
 	end(err)
+	return token, err
+}
+
+// issueProven is issueToken for whom the request's tokens are about.
+func (s *Service) issueProven(ctx context.Context, caller Caller, req TokenRequest) (Token, error) {
+	if req.Proofs == (Proofs{}) && !caller.Client.SubjectTokens {
+		return s.issueToken(ctx, caller, req)
+	}
+	// A connector whose tokens are the tenant's own is about nobody.
+	if req.Proofs == (Proofs{}) && req.Subject == "" && !s.NeedsSubject(caller, req.Connector) {
+		return s.issueToken(ctx, caller, req)
+	}
+	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, &req.Actor)
+	if err != nil {
+		return Token{}, s.refused(ctx, caller, req, req.Scopes, err)
+	}
+	token, err := s.issueToken(ctx, caller, req)
+	if err != nil {
+		undo()
+	}
 	return token, err
 }
 

@@ -74,6 +74,7 @@ type Portal struct {
 // PortalRequest asks for a visit.
 type PortalRequest struct {
 	Subject  string
+	Proofs   Proofs
 	ReturnTo string
 	State    string
 }
@@ -104,6 +105,18 @@ type PortalEntrance struct {
 
 // CreatePortal makes a link to the page, always a new one. Errors are *Error.
 func (s *Service) CreatePortal(ctx context.Context, caller Caller, req PortalRequest) (PortalView, PortalLink, error) {
+	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, nil)
+	if err != nil {
+		return PortalView{}, PortalLink{}, s.refusedWith(ctx, s.entry(caller, EventPortalRefused, req.Subject, "", ""), ScopeSet{}, err)
+	}
+	view, link, err := s.createPortal(ctx, caller, req)
+	if err != nil {
+		undo()
+	}
+	return view, link, err
+}
+
+func (s *Service) createPortal(ctx context.Context, caller Caller, req PortalRequest) (PortalView, PortalLink, error) {
 	if req.ReturnTo != "" && !mayReturnTo(caller.Client, req.ReturnTo) {
 		entry := s.entry(caller, EventPortalRefused, req.Subject, "", "")
 		return PortalView{}, PortalLink{}, s.refusedWith(ctx, entry, ScopeSet{}, errReturnTo())
@@ -158,7 +171,13 @@ func (s *Service) PortalStatus(ctx context.Context, caller Caller, id string) (P
 // Errors are *Error: subject_mismatch, invalid_code, expired, not_found.
 func (s *Service) CompletePortal(ctx context.Context, caller Caller, id string, c Completion) (PortalEntrance, error) {
 	ctx, end := s.telemetry.begin(WithRequestID(ctx, caller.RequestID), "broker.CompletePortal", "")
-	entrance, err := s.completePortal(ctx, caller, id, c)
+	undo, err := s.asserted(ctx, caller, c.Proofs, &c.Subject, nil)
+	var entrance PortalEntrance
+	if err == nil {
+		if entrance, err = s.completePortal(ctx, caller, id, c); err != nil {
+			undo()
+		}
+	}
 	end(err)
 	return entrance, err
 }

@@ -17,6 +17,8 @@ type Client struct {
 	Origins []string
 	// Login: its users prove who they are at their tenant's own OpenID Provider (Logins), so its consents have binding "login".
 	Login bool
+	// SubjectTokens: it must prove who the user is, by a token of an issuer that the operator named; its word alone does not count.
+	SubjectTokens bool
 	// ManageConnectors: it may make, change and delete connectors of its tenant.
 	ManageConnectors bool
 	// OwnConnectors: it may use those beside Connectors. Without a list of connectors it may in any case.

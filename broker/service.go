@@ -46,6 +46,9 @@ type Config struct {
 	Registry         ConnectorRegistry
 	// Logins signs in the users of clients that have Client.Login; without it their consents can't be started.
 	Logins Logins
+	// Assertions and UsedAssertions let requests prove who the user is, or which client asks; without the first no such token is accepted.
+	Assertions     Assertions
+	UsedAssertions UsedAssertions
 	// OperatorLogins, OperatorSignIns and OperatorRoles let operators sign in at their own OpenID Provider; OperatorEpochs ends their
 	// sessions. Without the first there is no such sign-in.
 	OperatorLogins  OperatorLogins

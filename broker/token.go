@@ -8,7 +8,8 @@ const DefaultMinTTL = 60 * time.Second
 // TokenRequest asks for a user-scoped access token.
 type TokenRequest struct {
 	Connector  string
-	Subject    string
+	Subject    string // what Proofs say of it counts
+	Proofs     Proofs
 	Scopes     ScopeSet // empty: the connector's default scopes
 	Connection string   // which one, where the subject has several
 	// MinTTL is how long the token must live; nil: DefaultMinTTL, and then a shorter one that is still valid may come back
@@ -45,6 +46,7 @@ type Token struct {
 type ConsentRequest struct {
 	Connector  string
 	Subject    string
+	Proofs     Proofs
 	Scopes     ScopeSet
 	Connection string
 	ReturnTo   string
@@ -56,6 +58,7 @@ type ConsentRequest struct {
 // Completion is the client's completing call.
 type Completion struct {
 	Subject string // who is logged in at the client, not whom the link was for
+	Proofs  Proofs // of that
 	Code    Secret
 	Replace bool // the user confirmed that another account than before is meant
 }

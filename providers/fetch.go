@@ -88,3 +88,6 @@ func ParseIssuer(raw string) (*url.URL, error) { return parseIssuer(raw) }
 
 // SameOrigin tells whether two URLs have scheme, host and port in common.
 func SameOrigin(a, b *url.URL) bool { return sameOrigin(a, b) }
+
+// MetadataURLs are where the metadata of an issuer may lie, in the order in which they are tried.
+func MetadataURLs(issuer string) []string { return metadataURLs(issuer) }

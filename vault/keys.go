@@ -39,6 +39,7 @@ const tenantIndexes = "tb:{[0-9a-f][0-9a-f]}:l:*"
 func scheduleKey(shard byte) string               { return prefix(shard) + "f" }
 func claimKey(shard byte) string                  { return prefix(shard) + "k" }
 func revocationsKey(shard byte) string            { return prefix(shard) + "r" }
+func usedTokenKey(shard byte, tag string) string  { return prefix(shard) + "ua:" + tag }
 func consentPrefix(shard byte) string             { return prefix(shard) + "o:" }
 func consentKey(shard byte, id string) string     { return consentPrefix(shard) + id }
 func unfinishedKey(shard byte, tag string) string { return prefix(shard) + "u:" + tag }

@@ -16,6 +16,7 @@ import (
 	"tokenbroker/api"
 	"tokenbroker/broker"
 	"tokenbroker/providers"
+	"tokenbroker/providers/assertion"
 	"tokenbroker/providers/login"
 	"tokenbroker/vault"
 	"tokenbroker/vault/redisstore"
@@ -38,22 +39,23 @@ type appConfig struct {
 
 // app is the whole broker, joined.
 type app struct {
-	cfg       appConfig
-	backend   *redisstore.Store
-	store     *vault.Store
-	registry  *providers.Registry
-	logins    *login.Clients
-	operators *login.Operators // nil: operators have no OpenID Provider
-	service   *broker.Service
-	ready     *readiness
-	full      atomic.Bool  // checkMemory
-	probed    atomic.Int64 // when checkSpool last wrote, in ms
-	waiting   error        // why redis could not be asked at the start; nil: it was
-	stopSpool func()
-	stopSeals func()
-	sinks     *auditSinks
-	stopSinks func()
-	stopTrail func()
+	cfg        appConfig
+	backend    *redisstore.Store
+	store      *vault.Store
+	registry   *providers.Registry
+	logins     *login.Clients
+	assertions *assertion.Verifier
+	operators  *login.Operators // nil: operators have no OpenID Provider
+	service    *broker.Service
+	ready      *readiness
+	full       atomic.Bool  // checkMemory
+	probed     atomic.Int64 // when checkSpool last wrote, in ms
+	waiting    error        // why redis could not be asked at the start; nil: it was
+	stopSpool  func()
+	stopSeals  func()
+	sinks      *auditSinks
+	stopSinks  func()
+	stopTrail  func()
 
 	keysetFile keysetFile
 	outage     *outage
@@ -134,13 +136,17 @@ func (a *app) join(ctx context.Context) (err error) {
 	clients := map[string]broker.Client{}
 	var logins []login.ClientConfig
 	var keys []api.ClientKey
+	var proofs []assertion.ClientConfig
 	var tenants []string
 	var everyClient []broker.Client
 	themes := map[string]web.Theme{}
 	for _, client := range c.Clients {
 		clients[client.Client.ID], themes[client.Client.ID] = client.Client, client.Theme
 		everyClient = append(everyClient, client.Client)
-		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256})
+		keys = append(keys, api.ClientKey{Client: client.Client, KeySHA256: client.KeySHA256, Otherwise: client.proven()})
+		if client.Assertions != nil {
+			proofs = append(proofs, *client.Assertions)
+		}
 		if client.Login != nil {
 			logins = append(logins, *client.Login)
 		}
@@ -149,6 +155,9 @@ func (a *app) join(ctx context.Context) (err error) {
 		}
 	}
 	if a.logins, err = login.New(login.Config{Clients: logins, Now: time.Now}); err != nil {
+		return err
+	}
+	if a.assertions, err = assertion.New(assertion.Config{Clients: proofs, Issuer: c.PublicURL, TokenEndpoint: c.PublicURL + "/oauth2/token", Now: time.Now}); err != nil {
 		return err
 	}
 	operators, err := a.operatorLogin()
@@ -178,6 +187,7 @@ func (a *app) join(ctx context.Context) (err error) {
 		Switches:    a.store,
 		Guesses:     guesses,
 		Upstream:    a.registry, Connectors: a.registry, TenantConnectors: a.store, Registry: a.registry, Logins: a.logins,
+		Assertions: a.assertions, UsedAssertions: a.store,
 		Client:         func(id string) (broker.Client, bool) { client, ok := clients[id]; return client, ok },
 		Tenant:         func(tenant string) bool { return slices.Contains(tenants, tenant) },
 		OperatorLogins: operators, OperatorSignIns: a.store, OperatorEpochs: a.store, OperatorSessions: a.store, OperatorRoles: c.Dashboard.Roles,
@@ -187,7 +197,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	}
 
 	address := clientIP(c.Proxies)
-	rest, err := api.New(api.Config{Service: a.service, Clients: keys, Erased: cfg.Keyset.Erased, Now: time.Now, Random: rand.Reader, Log: cfg.Log, ClientIP: address})
+	rest, err := api.New(api.Config{Service: a.service, Clients: keys, Erased: cfg.Keyset.Erased, PublicURL: c.PublicURL, TokenSeed: cfg.Keyset.TokenSeed, Now: time.Now, Random: rand.Reader, Log: cfg.Log, ClientIP: address})
 	if err != nil {
 		return err
 	}
@@ -396,6 +406,9 @@ func (a *app) close() {
 	}
 	if a.logins != nil {
 		a.logins.Close()
+	}
+	if a.assertions != nil {
+		a.assertions.Close()
 	}
 	if a.operators != nil {
 		a.operators.Close()

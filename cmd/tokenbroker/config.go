@@ -15,6 +15,7 @@ import (
 
 	"tokenbroker/broker"
 	"tokenbroker/providers"
+	"tokenbroker/providers/assertion"
 	"tokenbroker/providers/login"
 	"tokenbroker/vault"
 	"tokenbroker/vault/kek"
@@ -85,8 +86,10 @@ type ClientConfig struct {
 	Client    broker.Client
 	KeySHA256 [][32]byte
 	Login     *login.ClientConfig // where its users sign in at their organisation; nil: nowhere
-	Theme     web.Theme           // how the pages look for its users
-	Limits    *broker.Limit       // nil: those of every client
+	// Assertions are what its requests may be proven with; nil: nothing.
+	Assertions *assertion.ClientConfig
+	Theme      web.Theme     // how the pages look for its users
+	Limits     *broker.Limit // nil: those of every client
 }
 
 // LoadConfig reads and checks the file, and opens the keyset that it names. An error of type *configError lists all that

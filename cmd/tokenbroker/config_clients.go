@@ -18,13 +18,15 @@ func (o object) clients(connectors []providers.ConnectorConfig, limits broker.Li
 	firstKey := map[[32]byte]string{}
 	for i, n := range nodes {
 		c, ok := o.s.object(n, fmt.Sprintf("clients[%d]", i), "id", "name", "tenant", "key_sha256", "connectors", "scopes", "return_to", "origins",
-			"manage_connectors", "own_connectors", "login", "theme", "limits")
+			"manage_connectors", "own_connectors", "login", "theme", "limits", "subject_tokens", "authentication")
 		if !ok {
 			continue
 		}
 		c.need("id", "acme-chat")
 		c.need("tenant", "acme")
-		c.need("key_sha256", `["..."], which tokenbroker client create prints`)
+		if c.get("authentication") == nil {
+			c.need("key_sha256", `["..."], which tokenbroker client create prints`)
+		}
 		id := c.text("id", "", clientID)
 		if line := firstID[id]; id != "" && line != 0 {
 			o.s.report(c.get("id"), "%s: the client on line %d has the same id; ids are unique", c.at("id"), line)
@@ -44,7 +46,14 @@ func (o object) clients(connectors []providers.ConnectorConfig, limits broker.Li
 		client.ReturnTo, client.Origins = plain(returnTo), plain(origins)
 		login := c.login(id)
 		client.Login = login != nil
-		out = append(out, ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Theme: c.theme(), Limits: c.ownLimits(limits)})
+		proofs, required := c.assertions(id)
+		client.SubjectTokens = required
+		one := ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Assertions: proofs, Theme: c.theme(), Limits: c.ownLimits(limits)}
+		if out = append(out, one); proofs != nil {
+			if first, second := sharedWorkloads(out); first != "" {
+				o.s.report(c.get("authentication"), "%s: a workload stands for client %s and for %s; each stands for one", c.at("authentication"), first, second)
+			}
+		}
 	}
 	return out
 }

@@ -117,7 +117,7 @@ func newHotHandler(t testing.TB) http.Handler {
 	address := clientIP(nil)
 	rest, err := api.New(api.Config{
 		Service: harness.Service, Clients: append(others, api.ClientKey{Client: client, KeySHA256: [][32]byte{sha256.Sum256([]byte(hotKey))}}),
-		Now: time.Now, Random: rand.Reader, Log: log, ClientIP: address,
+		PublicURL: "https://broker.example.com", TokenSeed: func(int64) [32]byte { return [32]byte{} }, Now: time.Now, Random: rand.Reader, Log: log, ClientIP: address,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 
 	"tokenbroker/broker"
 	"tokenbroker/providers"
+	"tokenbroker/providers/issuer"
 )
 
 const (
@@ -75,8 +76,8 @@ type client struct {
 	cfg   ClientConfig
 	fetch *providers.Fetcher
 	now   func() time.Time
-	meta  *cached[metadata]
-	ring  *cached[keyring]
+	meta  *issuer.Cached[metadata]
+	keys  *issuer.Keys
 }
 
 // New checks the configuration. It sends nothing.
@@ -105,7 +106,7 @@ func New(cfg Config) (*Clients, error) {
 		if c.byID[one.ID] != nil {
 			return nil, fmt.Errorf("login of %s: there are two", one.ID)
 		}
-		c.byID[one.ID] = &client{cfg: one, fetch: fetch, now: cfg.Now, meta: newCached[metadata](cfg.Now), ring: newCached[keyring](cfg.Now)}
+		c.byID[one.ID] = &client{cfg: one, fetch: fetch, now: cfg.Now, meta: issuer.NewCached[metadata](cfg.Now), keys: issuer.NewKeys(fetch, cfg.Now)}
 	}
 	return c, nil
 }

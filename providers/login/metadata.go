@@ -30,7 +30,7 @@ type metadata struct {
 }
 
 func (c *client) metadata(ctx context.Context) (metadata, error) {
-	return c.meta.get(ctx, func(metadata) bool { return false }, c.fetchMetadata)
+	return c.meta.Get(ctx, func(metadata) bool { return false }, c.fetchMetadata)
 }
 
 // fetchMetadata gets the document behind the issuer (section 4) and checks it.

@@ -93,7 +93,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"operators' epochs", testOperatorEpochs},
 		{"who is signed in", testOperatorSessions},
 		{"counts", testCounts},
-		{"places", testPlaces}, {"uses", testUses},
+		{"places", testPlaces}, {"uses", testUses}, {"used assertions", testUsedAssertions},
 		{"replicas", testReplicas},
 		{"backlog", testBacklog},
 		{"connectors of tenants", testTenantConnectors},

@@ -1,4 +1,4 @@
-package login
+package issuer
 
 import (
 	"context"
@@ -14,9 +14,9 @@ const (
 	failureHeld = 5 * time.Second // an outage: no new attempt for so long
 )
 
-// cached is a document of a provider. It is asked for when first needed, so that the program starts while a provider is down. One
+// Cached is a document of an issuer. It is asked for when first needed, so that the program starts while an issuer is down. One
 // caller at a time asks; others wait no longer than their context.
-type cached[T any] struct {
+type Cached[T any] struct {
 	turn  chan struct{} // capacity 1: holds a value while somebody asks
 	now   func() time.Time
 	have  *T
@@ -25,14 +25,15 @@ type cached[T any] struct {
 	err   error     // of that; nil: it came
 }
 
-func newCached[T any](now func() time.Time) *cached[T] {
-	return &cached[T]{turn: make(chan struct{}, 1), now: now}
+// NewCached makes one that has nothing yet.
+func NewCached[T any](now func() time.Time) *Cached[T] {
+	return &Cached[T]{turn: make(chan struct{}, 1), now: now}
 }
 
-// get returns the document, from the provider by fetch if need be. lacks tells that the one at hand is not enough: then it is asked for
+// Get returns the document, from the issuer by fetch if need be. lacks tells that the one at hand is not enough: then it is asked for
 // anew, though not more often than each minute. An error of ClassClientRefused is about what came and must not be believed; an
 // earlier document does not make up for it; nor for an outage, where it is one that lacks something.
-func (c *cached[T]) get(ctx context.Context, lacks func(T) bool, fetch func(context.Context) (T, error)) (T, error) {
+func (c *Cached[T]) Get(ctx context.Context, lacks func(T) bool, fetch func(context.Context) (T, error)) (T, error) {
 	var none T
 	select {
 	case c.turn <- struct{}{}:
@@ -47,7 +48,7 @@ func (c *cached[T]) get(ctx context.Context, lacks func(T) bool, fetch func(cont
 		case err == nil:
 			c.have, c.since, c.asked, c.err = &fresh, asked, asked, nil
 		case ctx.Err() != nil:
-			return none, err // the caller left; that says nothing about the provider
+			return none, err // the caller left; that says nothing about the issuer
 		default:
 			c.asked, c.err = asked, err
 		}
@@ -61,7 +62,7 @@ func (c *cached[T]) get(ctx context.Context, lacks func(T) bool, fetch func(cont
 	return *c.have, nil
 }
 
-func (c *cached[T]) stale(lacks func(T) bool) bool {
+func (c *Cached[T]) stale(lacks func(T) bool) bool {
 	age := c.now().Sub(c.asked)
 	switch {
 	case c.asked.IsZero():
