@@ -68,9 +68,9 @@ type fakeService struct {
 	updateConnector   func(id string, change broker.ConnectorChange) (broker.ConnectorView, error)
 	deleteConnector   func(id string, revoke bool) (broker.Erased, error)
 	byAssertion       func(named string, assertion broker.Secret) (string, error)
-	mu      sync.Mutex
-	callers []broker.Caller
-	ctx     context.Context
+	mu                sync.Mutex
+	callers           []broker.Caller
+	ctx               context.Context
 }
 
 func (f *fakeService) called(ctx context.Context, c broker.Caller, expected bool) {
