@@ -95,8 +95,10 @@ func (s *Service) takePlaces(ctx context.Context, caller Caller, c Consent) erro
 }
 
 // leavePlaces gives the places of a consent back that has ended, or was not made. What the store does not take now it is told again.
+// Whether they have ended by themselves is not asked: that goes by the store's clock, and the consent's times by that of the replica which
+// made it.
 func (s *Service) leavePlaces(ctx context.Context, c Consent) {
-	if lists, _ := s.consentPlaces(c); s.cfg.Places != nil && len(lists) > 0 && s.cfg.Now().Before(c.CreatedAt.Add(LinkLife)) {
+	if lists, _ := s.consentPlaces(c); s.cfg.Places != nil && len(lists) > 0 {
 		s.full.forget(lists)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.AuditTimeout)
 		defer cancel()

@@ -18,9 +18,10 @@ const (
 
 // placeDoubt is a consent that may have places that it should not have.
 type placeDoubt struct {
-	consent Consent // the fields that name its lists, and its times
+	consent Consent // the fields that name its lists
 	look    bool    // it may have been made: then it keeps them
 	due     time.Time
+	over    time.Time // when its places have ended by themselves, by this replica's clock; the consent's times may be by another's
 }
 
 type placeDoubts struct {
@@ -41,7 +42,7 @@ func (d *placeDoubts) take(now time.Time) (taken []placeDoubt) {
 	kept := d.all[:0]
 	for _, one := range d.all {
 		switch {
-		case !now.Before(one.consent.CreatedAt.Add(LinkLife)):
+		case !now.Before(one.over):
 		case len(taken) < doubtsRound && !now.Before(one.due):
 			taken = append(taken, one)
 		default:
@@ -58,9 +59,10 @@ func (s *Service) doubtPlaces(c Consent, look bool) {
 	if lists, _ := s.consentPlaces(c); s.cfg.Places == nil || len(lists) == 0 {
 		return
 	}
+	now := s.cfg.Now()
 	s.doubts.add(placeDoubt{
-		consent: Consent{ID: c.ID, Tenant: c.Tenant, Client: c.Client, Subject: c.Subject, From: c.From, CreatedAt: c.CreatedAt, Deadline: c.Deadline},
-		look:    look, due: s.cfg.Now().Add(s.cfg.StoreTimeout),
+		consent: Consent{ID: c.ID, Tenant: c.Tenant, Client: c.Client, Subject: c.Subject, From: c.From},
+		look:    look, due: now.Add(s.cfg.StoreTimeout), over: now.Add(LinkLife),
 	})
 }
 

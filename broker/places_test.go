@@ -228,3 +228,52 @@ func TestThreat68ErrorsTakeNoPlaces(t *testing.T) {
 		})
 	}
 }
+
+// Threats 68 and 73: a consent that ends at a replica whose clock is ahead gives its places back all the same: they end by the store's
+// clock, by which its link still lives. So do those that the store did not take back at first.
+func TestThreat68PlacesOfSkewedClocks(t *testing.T) {
+	ctx := context.Background()
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the store is away: %t", away), func(t *testing.T) {
+			l := &limitedRig{now: time.Now()}
+			l.shared = brokertest.NewShared(func() time.Time { return l.now })
+			off := time.Duration(0)
+			l.Harness = brokertest.NewWith(t, 2, func(cfg *broker.Config) {
+				mine := off
+				cfg.Limits, cfg.SharedRates, cfg.Places = broker.Limits{Subject: broker.Limit{Consents: 1}}, l.shared, l.shared
+				cfg.Now = func() time.Time { return l.now.Add(mine) }
+				off = 7 * time.Minute
+			})
+			_, link, err := l.Service.CreateConsent(ctx, l.Caller(), broker.ConsentRequest{Connector: "files", Subject: "u"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.now = l.now.Add(4 * time.Minute)
+			callback := l.Start(t, link)
+			if _, err := l.Service.FinishConsent(ctx, callback); err != nil {
+				t.Fatal(err)
+			}
+			ahead := l.Replicas[1]
+			l.shared.SetAway(away)
+			for range broker.MaxCodeAttempts {
+				_, _ = ahead.CompleteConsent(ctx, l.Caller(), link.ID, broker.Completion{Subject: "u", Code: broker.NewSecret("WRONG")})
+			}
+			if events := l.Store.Entries(broker.EventConsentFailed); len(events) == 0 {
+				t.Fatal("the consent has not ended")
+			}
+			if away {
+				l.shared.SetAway(false)
+				l.now = l.now.Add(time.Minute)
+				if err := broker.FollowLimits(ahead); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if held := l.shared.Held()["subject_consents"]; held != 0 {
+				t.Errorf("%d places of a consent that has ended", held)
+			}
+			if _, _, err := ahead.CreateConsent(ctx, l.Caller(), broker.ConsentRequest{Connector: "files", Subject: "u"}); err != nil {
+				t.Errorf("the next consent: %v", err)
+			}
+		})
+	}
+}
