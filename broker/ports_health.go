@@ -50,6 +50,10 @@ type Replica struct {
 	// version that does not say.
 	AuditKeys []SealingKey
 	Keyset    string
+	// KEK names the KEK that opened the keyset file, and KeysetForms is the highest form of that file which the replica reads; "" and 0 of
+	// a version that does not say.
+	KEK         string
+	KeysetForms int
 	// OldSeals are how many things the replica keeps for itself that the key of that id has sealed, and another one would now.
 	OldSeals map[uint32]int
 	// EarlyRunning are refreshes under way that nobody waits for.

@@ -114,6 +114,7 @@ type primitives struct {
 	// openers are the rings by the ids of their keys that can open.
 	openers map[uint32]*ring
 	digest  string
+	kek     string
 }
 
 // ring is one set of keys for sealing.
@@ -149,6 +150,9 @@ func (k *Keyset) IsAudit(id uint32) bool {
 
 // Digest names what keys there are, with their states, those of tenants too: two processes in which it is the same seal alike.
 func (k *Keyset) Digest() string { return k.current.Load().digest }
+
+// KEK names the KEK that opened the keyset: of a file which several open, as it is called there.
+func (k *Keyset) KEK() string { return k.current.Load().kek }
 
 // OpenKeyset opens a keyset file's content. It refuses one whose keys are in clear.
 func OpenKeyset(file []byte, kek KEK) (*Keyset, error) {
@@ -237,7 +241,7 @@ func openPrimitives(file []byte, kek KEK) (*primitives, error) {
 }
 
 func (d *keysetDoc) primitives() (*primitives, error) {
-	p := &primitives{tenants: make(map[string]*ring, len(d.tenants)), erased: make(map[string]map[uint32]bool, len(d.erased)), openers: make(map[uint32]*ring)}
+	p := &primitives{kek: d.kek, tenants: make(map[string]*ring, len(d.tenants)), erased: make(map[string]map[uint32]bool, len(d.erased)), openers: make(map[uint32]*ring)}
 	var err error
 	if p.index, err = newKeyedHash(d.index); err != nil {
 		return nil, err

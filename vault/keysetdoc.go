@@ -24,8 +24,11 @@ var (
 	indexAD = []byte("tokenbroker/keyset/index/v1")
 )
 
-// keysetFormat is the form of the file that is written.
-const keysetFormat = 2
+// keysetFormat is the form of the file that is written, twoKEKsFormat that of one which two KEKs open.
+const (
+	keysetFormat  = 2
+	twoKEKsFormat = 3
+)
 
 // fileAD is what the installation's keyset is bound to: of the present form to the tenants that are erased, so that whoever can write the
 // file but not ask the KEK can't declare one erased that is not.
@@ -33,7 +36,7 @@ func fileAD(format int, erased map[string]erasedTenant) ([]byte, error) {
 	switch format {
 	case 0:
 		return sealsAD, nil
-	case keysetFormat:
+	case keysetFormat, twoKEKsFormat:
 	default:
 		return nil, errors.New("keyset file is of a newer version than this program")
 	}
@@ -46,7 +49,7 @@ func fileAD(format int, erased map[string]erasedTenant) ([]byte, error) {
 		parts = append(parts, "")
 	}
 	sum := sha256.Sum256(joined(parts...))
-	return []byte("tokenbroker/keyset/seals/v2/" + base64.RawURLEncoding.EncodeToString(sum[:])), nil
+	return fmt.Appendf(nil, "tokenbroker/keyset/seals/v%d/%s", format, base64.RawURLEncoding.EncodeToString(sum[:])), nil
 }
 
 func tenantAD(tenant string) []byte { return joined("tokenbroker/keyset/tenant/v1", tenant) }
@@ -54,9 +57,12 @@ func tenantAD(tenant string) []byte { return joined("tokenbroker/keyset/tenant/v
 // keysetFile is the file: the JSON form of a Tink encrypted keyset, for sealing, with a second one in the member "index",
 // for the keyed hashes in key names. The index key is never rotated: a new one would lose every record.
 type keysetFile struct {
-	// Format is what the encrypted keyset is bound to: 2, which tenants are erased; none, as versions before wrote it, to nothing more. It
-	// can't be set back: what was bound to something does not open without it.
-	Format          int             `json:"format,omitempty"`
+	// Format is what the encrypted keyset is bound to: 2, which tenants are erased; 3, that too, and it is encrypted with a key that each of
+	// KEKs opens; none, as versions before wrote it, to nothing more. It can't be set back: what was bound to something does not open without it.
+	Format int `json:"format,omitempty"`
+	// KEK names the one KEK that the file is encrypted with, for people: nothing depends on it.
+	KEK             string          `json:"kek,omitempty"`
+	KEKs            []wrappedKey    `json:"keks,omitempty"`
 	EncryptedKeyset json.RawMessage `json:"encryptedKeyset"`
 	KeysetInfo      json.RawMessage `json:"keysetInfo,omitempty"`
 	Index           json.RawMessage `json:"index,omitempty"`
@@ -91,6 +97,8 @@ type keysetDoc struct {
 	index   *keyset.Handle
 	tenants map[string]*keyRing
 	erased  map[string]erasedTenant
+	shared  *sharedKey // nil: one KEK encrypts it
+	kek     string     // the name of the KEK that opened it
 }
 
 // keyRing is one set of keys for sealing: the installation's or a tenant's.
@@ -212,9 +220,13 @@ func readBeside(content []byte) (created createdAt, trail trailKeys) {
 }
 
 // wrap makes the content of the file. Tenants' keysets are sealed anew with it, so that no key of the installation is needed for
-// them but the primary one.
+// them but the primary one. While two KEKs open the file neither is asked.
 func (d *keysetDoc) wrap(kek KEK) ([]byte, error) {
-	ad, err := fileAD(keysetFormat, d.erased)
+	format, name := keysetFormat, KEKName(kek)
+	if d.shared != nil {
+		format, name, kek = twoKEKsFormat, "", d.shared
+	}
+	ad, err := fileAD(format, d.erased)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +234,9 @@ func (d *keysetDoc) wrap(kek KEK) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	file.Format = keysetFormat
+	if file.Format, file.KEK = format, name; d.shared != nil {
+		file.KEKs = d.shared.wrapped
+	}
 	if file.Index, err = wrapHandle(d.index, kek, indexAD); err != nil {
 		return nil, err
 	}
@@ -293,14 +307,22 @@ func openKeysetDoc(content []byte, kek KEK) (*keysetDoc, error) {
 	if err != nil {
 		return nil, err
 	}
+	doc := &keysetDoc{tenants: make(map[string]*keyRing, len(file.Tenants)), erased: maps.Clone(file.Erased), kek: KEKName(kek)}
+	own := kek
+	if file.Format == twoKEKsFormat {
+		if doc.shared, err = openSharedKey(sharedKeyset, file.KEKs, kek); err != nil {
+			return nil, fmt.Errorf("open keyset: %w", err)
+		}
+		kek, doc.kek = doc.shared, doc.shared.opened
+	}
 	ring, err := openRing(content, kek, ad)
 	if err != nil && len(file.Erased) > 0 && file.Format > 0 {
-		return nil, fmt.Errorf("%w; or is it that somebody has changed which tenants are erased?", err)
+		err = fmt.Errorf("%w; or is it that somebody has changed which tenants are erased?", err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, otherKEK(err, own, file.KEK)
 	}
-	doc := &keysetDoc{keyRing: *ring, tenants: make(map[string]*keyRing, len(file.Tenants)), erased: maps.Clone(file.Erased)}
+	doc.keyRing = *ring
 	if doc.erased == nil {
 		doc.erased = map[string]erasedTenant{}
 	}

@@ -58,13 +58,14 @@ func (k *SigningKeys) Public() []PublicKey { return slices.Clone(k.public) }
 
 type signingFile struct {
 	Keys []signingFileKey `json:"audit_signing_keys"`
+	KEKs []wrappedKey     `json:"keks,omitempty"` // while two KEKs open it (signingkek.go)
 }
 
 type signingFileKey struct {
 	ID      string    `json:"id"`
 	Public  string    `json:"public"`
 	Created time.Time `json:"created"`
-	Sealed  []byte    `json:"sealed"` // the seed, wrapped by the KEK
+	Sealed  []byte    `json:"sealed"` // the seed, wrapped by the KEK, or by the key that two KEKs open
 }
 
 func signingAD(public ed25519.PublicKey) []byte {
@@ -74,30 +75,27 @@ func signingAD(public ed25519.PublicKey) []byte {
 // AddSigningKey makes the content of a file of signing keys, with a new key behind those of the file before (nil: there was none). The new
 // one signs from then on, and the others go on verifying.
 func AddSigningKey(before []byte, kek KEK, random io.Reader, now time.Time) ([]byte, error) {
-	var file signingFile
+	doc := &signingDoc{with: kek}
 	if before != nil {
 		if _, err := OpenSigningKeys(before, kek); err != nil {
 			return nil, err // what can't be opened must not get a key of another KEK
 		}
-		if err := json.Unmarshal(before, &file); err != nil {
-			return nil, fmt.Errorf("read signing keys: %w", err)
+		var err error
+		if doc, err = openSigningDoc(before, kek); err != nil {
+			return nil, err
 		}
 	}
 	public, private, err := ed25519.GenerateKey(random)
 	if err != nil {
 		return nil, fmt.Errorf("make signing key: %w", err)
 	}
-	sealed, err := kek.Encrypt(private.Seed(), signingAD(public))
+	sealed, err := doc.with.Encrypt(private.Seed(), signingAD(public))
 	if err != nil {
 		return nil, fmt.Errorf("wrap signing key: %w", err)
 	}
 	key := publicKey(public)
-	file.Keys = append(file.Keys, signingFileKey{ID: key.ID, Public: key.String(), Created: now.UTC().Truncate(time.Second), Sealed: sealed})
-	out, err := json.MarshalIndent(file, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("write signing keys: %w", err)
-	}
-	return append(out, '\n'), nil
+	doc.Keys = append(doc.Keys, signingFileKey{ID: key.ID, Public: key.String(), Created: now.UTC().Truncate(time.Second), Sealed: sealed})
+	return doc.content()
 }
 
 // ReadPublicKeys lists the public keys of such a file, oldest first; no KEK is asked.
@@ -125,15 +123,15 @@ func parseSigningFile(content []byte) (file signingFile, public []PublicKey, err
 
 // OpenSigningKeys opens such a file with the KEK that it was made with.
 func OpenSigningKeys(content []byte, kek KEK) (*SigningKeys, error) {
-	file, public, err := parseSigningFile(content)
+	doc, err := openSigningDoc(content, kek)
 	if err != nil {
 		return nil, err
 	}
-	last := file.Keys[len(file.Keys)-1]
-	key := public[len(public)-1]
-	seed, err := kek.Decrypt(last.Sealed, signingAD(key.key))
+	last := len(doc.Keys) - 1
+	key := doc.public[last]
+	seed, err := doc.seed(last)
 	if err != nil {
-		return nil, fmt.Errorf("the audit signing key can't be opened (is it the KEK that it was made with?): %w", err)
+		return nil, err
 	}
 	if len(seed) != ed25519.SeedSize {
 		return nil, errors.New("the audit signing key can't be opened: the file is damaged")
@@ -145,6 +143,6 @@ func OpenSigningKeys(content []byte, kek KEK) (*SigningKeys, error) {
 	}
 	return &SigningKeys{
 		sign: func(message []byte) []byte { return ed25519.Sign(private, message) },
-		id:   key.ID, public: public,
+		id:   key.ID, public: doc.public,
 	}, nil
 }

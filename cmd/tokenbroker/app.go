@@ -218,7 +218,7 @@ func (a *app) join(ctx context.Context) (err error) {
 	a.handler = cfg.Telemetry.instrument(router)
 	a.ready = &readiness{checks: []readyCheck{
 		{name: "redis", run: a.checkRedis}, {name: "permissions", run: a.checkPermissions}, {name: "durability", run: a.checkDurability}, {name: "memory", run: a.checkMemory}, {name: "spool", run: a.checkSpool}, {name: "audit", run: a.checkAudit},
-		{name: "keyset", run: func(context.Context) trouble { return trouble{} }}, // opened, or there were no app
+		{name: "keyset", run: a.checkKeyset},
 	}}
 	return nil
 }

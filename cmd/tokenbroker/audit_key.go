@@ -35,7 +35,7 @@ func (c *auditKeyCommand) Run(con *console) error {
 			return err
 		}
 		was = content
-		if content, err = vault.AddSigningKey(content, kek, rand.Reader, time.Now()); err != nil {
+		if content, err = vault.AddSigningKey(content, vault.NamedKEK{KEK: kek, Name: c.Kek}, rand.Reader, time.Now()); err != nil {
 			return err
 		}
 		if c.Rotate {

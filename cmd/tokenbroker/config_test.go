@@ -284,7 +284,7 @@ func TestProblems(t *testing.T) {
 		{"generation", minimal + connector + ", client_generation: 0}", "5: connectors[0].client_generation must be a whole number from 1"},
 		{"manage", minimal + client + ", manage_connectors: yes}", "5: clients[0].manage_connectors must be true or false"},
 		{"kek not set", strings.Replace(minimal, "TOKENBROKER_KEK", "EMPTY", 1), "3: keyset.kek: the variable EMPTY for the KEK is not set"},
-		{"kek of another keyset", strings.Replace(minimal, "TOKENBROKER_KEK", "OTHER", 1), "3: keyset.kek: the key in env:OTHER does not open /etc/tb/keyset.json: it is another one than the keyset was created with; "},
+		{"kek of another keyset", strings.Replace(minimal, "TOKENBROKER_KEK", "OTHER", 1), "3: keyset.kek: the key in env:OTHER does not open /etc/tb/keyset.json: it is another one than the keyset is encrypted with; "},
 		{"kms that there is none of", strings.Replace(minimal, "env:TOKENBROKER_KEK", "aws-kms://key", 1), "3: keyset.kek: the KEK must be written aws-kms://arn:aws:kms:"},
 		{"redis host", strings.Replace(minimal, "redis://127.0.0.1:6379/0", "redis://u:p@[bad/0", 1), "2: redis cannot be read"},
 		{"provider key", minimal + "providers:\n  - id: rig\n    nam: Rig\n    authorization_endpoint: https://a/\n    token_endpoint: https://a/\n    token_endpoint_auth_method: none", "6: "},

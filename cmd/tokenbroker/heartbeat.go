@@ -120,6 +120,7 @@ func (a *app) replica(ctx context.Context, host string, started time.Time) broke
 	}
 	r.Keys, r.AuditKeys = sealingKeys(a.cfg.Keyset.Keys()), sealingKeys(a.cfg.Keyset.AuditKeys())
 	r.Keyset, r.OldSeals = a.cfg.Keyset.Digest(), a.store.OldSeals()
+	r.KEK, r.KeysetForms = a.cfg.Keyset.KEK(), vault.KeysetForms
 	return r
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tokenbroker/vault"
+	"tokenbroker/vault/kek"
 )
 
 type keysetCommand struct {
@@ -23,6 +24,7 @@ type keysetCommand struct {
 	Enable  keysetEnableCommand  `cmd:"" help:"Make a disabled key open again."`
 	Delete  keysetDeleteCommand  `cmd:"" help:"Remove a disabled key for good."`
 	Tenant  keysetTenantCommand  `cmd:"" help:"Manage keysets of single tenants, in the same file."`
+	Kek     keysetKEKCommand     `cmd:"" help:"Change the key that encrypts the file, in stages."`
 	Status  keysetStatusCommand  `cmd:"" help:"Show the keys, who has loaded them, and how many records each has sealed."`
 }
 
@@ -33,11 +35,11 @@ type keysetCreateCommand struct {
 
 // Run makes the file, readable for its owner alone.
 func (c *keysetCreateCommand) Run(con *console) error {
-	kek, err := parseKEK(c.Kek, con.env)
+	key, err := parseKEK(c.Kek, con.env)
 	if err != nil {
 		return err
 	}
-	content, err := withKEK(c.Out, c.Kek, kek, func(kek vault.KEK) ([]byte, error) { return vault.CreateKeyset(kek, time.Now()) })
+	content, err := withKEK(c.Out, c.Kek, key, func(key vault.KEK) ([]byte, error) { return vault.CreateKeyset(key, time.Now()) })
 	if err != nil {
 		return err
 	}
@@ -110,13 +112,13 @@ func readKeysetFile(path, reference string, env environment) ([]byte, error) {
 	return content, err
 }
 
-// errOtherKEK: the keyset was created with another KEK.
-var errOtherKEK = errors.New("it is another one than the keyset was created with")
+// errOtherKEK: the keyset is encrypted with another KEK.
+var errOtherKEK = errors.New("it is another one than the keyset is encrypted with")
 
-// watchedKEK keeps what the KEK said when it did not do as it was asked. The library above passes that on as text alone, or
-// not at all.
+// watchedKEK has a name, and keeps what the KEK said when it did not do as it was asked. The library above passes that on as text
+// alone, or not at all.
 type watchedKEK struct {
-	vault.KEK
+	vault.NamedKEK
 	refusal atomic.Pointer[error]
 }
 
@@ -129,21 +131,33 @@ func (w *watchedKEK) Decrypt(ciphertext, associatedData []byte) ([]byte, error) 
 }
 
 func (w *watchedKEK) watch(out []byte, err error) ([]byte, error) {
-	if err != nil {
+	// A service that is away is to be asked again, whatever it said of something else.
+	if before := w.refusal.Load(); err != nil && (before == nil || !errors.Is(*before, kek.ErrUnavailable)) {
 		w.refusal.Store(&err)
 	}
 	return out, err
 }
 
 // withKEK does something with the keyset file, and tells what the KEK is to blame for (kekFailure) from everything else.
-func withKEK[T any](file, reference string, kek vault.KEK, do func(vault.KEK) (T, error)) (T, error) {
-	watched := &watchedKEK{KEK: kek}
+func withKEK[T any](file, reference string, key vault.KEK, do func(vault.KEK) (T, error)) (T, error) {
+	watched := &watchedKEK{NamedKEK: vault.NamedKEK{KEK: key, Name: reference}}
 	result, err := do(watched)
 	if err == nil {
 		return result, nil
 	}
-	if refusal := watched.refusal.Load(); refusal != nil {
-		return result, kekFailure(file, reference, *refusal)
+	refusal := watched.refusal.Load()
+	if refusal == nil {
+		return result, fmt.Errorf("%s: %w", file, err)
 	}
-	return result, fmt.Errorf("%s: %w", file, err)
+	failure := kekFailure(file, reference, *refusal)
+	var other *vault.OtherKEKError
+	if errors.As(err, &other) && !errors.Is(*refusal, kek.ErrUnavailable) {
+		failure = fmt.Errorf("%w; %s", failure, sinceChanged(other))
+	}
+	return result, failure
+}
+
+// sinceChanged says what to do where the file names other KEKs than the one that there is.
+func sinceChanged(other *vault.OtherKEKError) string {
+	return fmt.Sprintf("the file says that it is encrypted with %s: if the KEK was changed (tokenbroker keyset kek), name that one in keyset.kek, or --kek", other.Names())
 }

@@ -110,21 +110,10 @@ func (t keysetTarget) change(ctx context.Context, con *console, change keysetCha
 	}
 	note := unchecked(change.Do)
 	if o.store != nil {
-		why, err := o.await(ctx, con, change)
-		switch {
-		case ctx.Err() != nil:
-			return fmt.Errorf("interrupted, and nothing was changed: %w", ctx.Err())
-		case err != nil && !t.Force:
-			return err
-		case err != nil:
-			why = append(why, err.Error())
-		}
-		if len(why) > 0 && !t.Force {
-			return refused(change, why)
-		}
 		note = ""
-		for _, w := range why {
-			_, _ = fmt.Fprintln(con.out, "in spite of this:", w)
+		missing := func(ctx context.Context) ([]string, error) { return o.missing(ctx, change) }
+		if err := t.agreed(ctx, con, change.wait, missing, func(why []string) error { return refused(change, why) }); err != nil {
+			return err
 		}
 	}
 	if err := o.replace(after.content); err != nil {
@@ -141,14 +130,34 @@ func (t keysetTarget) change(ctx context.Context, con *console, change keysetCha
 	return nil
 }
 
+// agreed is the error of a change that something speaks against, unless it is to be made in spite of that.
+func (t keysetTarget) agreed(ctx context.Context, con *console, wait time.Duration, missing func(context.Context) ([]string, error), refused func(why []string) error) error {
+	why, err := await(ctx, con, wait, missing)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("interrupted, and nothing was changed: %w", ctx.Err())
+	case err != nil && !t.Force:
+		return err
+	case err != nil:
+		why = append(why, err.Error())
+	}
+	if len(why) > 0 && !t.Force {
+		return refused(why)
+	}
+	for _, w := range why {
+		_, _ = fmt.Fprintln(con.out, "in spite of this:", w)
+	}
+	return nil
+}
+
 // waitLook is the pause between two looks at what speaks against a change.
 const waitLook = time.Second
 
 // await is missing, asked until nothing speaks against the change or its time to wait is over. What is waited for is told as it changes.
-func (o *openedKeyset) await(ctx context.Context, con *console, change keysetChange) ([]string, error) {
-	end, told := time.Now().Add(change.wait), ""
+func await(ctx context.Context, con *console, wait time.Duration, missing func(context.Context) ([]string, error)) ([]string, error) {
+	end, told := time.Now().Add(wait), ""
 	for {
-		why, err := o.missing(ctx, change)
+		why, err := missing(ctx)
 		if err != nil || len(why) == 0 || !time.Now().Before(end) {
 			return why, err
 		}

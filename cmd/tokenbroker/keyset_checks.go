@@ -19,6 +19,9 @@ import (
 // keysetChecks bound how long the store may be asked; a long trail has millions of entries.
 const keysetChecks = 6 * time.Hour
 
+// replicasTimeout bounds the question what replicas there are.
+const replicasTimeout = 10 * time.Second
+
 // keysetChange is a change that is asked for.
 type keysetChange struct {
 	vault.KeysetEdit
@@ -128,7 +131,7 @@ func are(n int, one, many string) string {
 
 // replicasWithout says which replicas do not have the keyset as it is in the file, or keep something that the key sealed.
 func (o *openedKeyset) replicasWithout(ctx context.Context, edit keysetChange) ([]string, error) {
-	trip, cancel := context.WithTimeout(ctx, 10*time.Second)
+	trip, cancel := context.WithTimeout(ctx, replicasTimeout)
 	defer cancel()
 	// First those who left something: whoever takes it over says so before that is forgotten.
 	left, err := o.store.LeftReplicas(trip)
@@ -191,8 +194,11 @@ func (o *openedKeyset) has(r broker.Replica, edit keysetChange) bool {
 
 // refused is the error of a change against which something speaks.
 func refused(edit keysetChange, why []string) error {
-	return errors.New(fmt.Sprintf("%s is not to %s: ", edit.of(), edit.Do.Passive()) + strings.Join(why, "; ") + "; see to that, or give --force")
+	return errors.New(fmt.Sprintf("%s is not to %s: ", edit.of(), edit.Do.Passive()) + joinReasons(why) + "; see to that, or give --force")
 }
+
+// joinReasons makes one text of what speaks against a change.
+func joinReasons(why []string) string { return strings.Join(why, "; ") }
 
 // unchecked says what was not looked at where only the file was named.
 func unchecked(do vault.KeysetAction) string {

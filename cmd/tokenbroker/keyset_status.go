@@ -143,6 +143,9 @@ func (c *keysetStatusCommand) replica(out io.Writer, r broker.Replica, now time.
 	case r.Keyset != o.cfg.Keys.Digest():
 		state = "has loaded another keyset than there is in the file"
 	}
+	if r.KEK != "" && !r.Silent(now) {
+		state += ", and opened it with " + r.KEK
+	}
 	_, _ = fmt.Fprintf(out, "replica %s %s\n", r.Name(), state)
 	for _, id := range sorted(r.OldSeals) {
 		_, _ = fmt.Fprintf(out, "replica %s keeps %s sealed with key %d, in its memory or spool_dir\n", r.Name(), are(r.OldSeals[id], "thing", "things"), id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type keysetFile struct {
 	loaded [sha256.Size]byte // of the content in use
 	failed [sha256.Size]byte // of one that did not open
 	again  time.Time         // when that is tried next
+	unused string            // why the file as it is now is not in use; "": it is
 }
 
 var (
@@ -82,6 +84,23 @@ func (f *keysetFile) took(sum [sha256.Size]byte, err error) {
 	f.loaded = sum
 }
 
+// note keeps why the file is not in use, for checkKeyset.
+func (f *keysetFile) note(why string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unused = why
+}
+
+// checkKeyset tells that the keyset file is another one than that in use. The process serves all the same, with the keys in memory.
+func (a *app) checkKeyset(context.Context) trouble {
+	a.keysetFile.mu.Lock()
+	defer a.keysetFile.mu.Unlock()
+	if a.keysetFile.unused == "" {
+		return trouble{}
+	}
+	return trouble{serves: true, text: "the keyset file can't be used as it is now, and this process goes on with the keys in memory; it would not start with that file, so mend that before you restart it: " + a.keysetFile.unused}
+}
+
 // takeKeyset reads the keyset file; fresh tells that it was changed and is in use now.
 func (a *app) takeKeyset() (fresh bool, err error) {
 	f := &a.keysetFile
@@ -99,6 +118,10 @@ func (a *app) takeKeyset() (fresh bool, err error) {
 		return false, errKeysNotYet
 	}
 	err = a.cfg.Keyset.Reload(content)
+	var other *vault.OtherKEKError
+	if errors.As(err, &other) {
+		err = fmt.Errorf("%s does not open with the KEK of this process, %s: %s", a.cfg.KeysetFile, a.cfg.Config.Keyset.KEK, sinceChanged(other))
+	}
 	f.took(sum, err)
 	return err == nil, err
 }
@@ -116,9 +139,11 @@ func (a *app) watchKeyset(ctx context.Context) error {
 		case errors.Is(err, errKeysNotYet):
 		case err != nil && err.Error() != told:
 			told = err.Error()
+			a.keysetFile.note(told)
 			a.cfg.Log.ErrorContext(ctx, "the changed keyset file is not used; the keys in memory still are", "error", err)
 		case err == nil && (fresh || told != ""):
 			told = ""
+			a.keysetFile.note("")
 			a.cfg.Log.InfoContext(ctx, "keyset read again")
 		}
 	}

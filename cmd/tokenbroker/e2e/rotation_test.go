@@ -26,12 +26,17 @@ type keyLoad struct {
 const rotationRate = 200
 
 func loadOf(t *testing.T, subjects []string, apis ...*api) *keyLoad {
+	return loadOver(t, rotationRate, subjects, func(n int) *api { return apis[n%len(apis)] })
+}
+
+// loadOver asks whom pick says, at that rate a second.
+func loadOver(t *testing.T, rate int, subjects []string, pick func(n int) *api) *keyLoad {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &keyLoad{}
 	var all sync.WaitGroup
 	ask := func(n int, more object) {
 		l.asked.Add(1)
-		a, err := apis[n%len(apis)].try("POST", "/v1/tokens", merge(object{"connector": "files", "subject": subjects[n%len(subjects)]}, more))
+		a, err := pick(n).try("POST", "/v1/tokens", merge(object{"connector": "files", "subject": subjects[n%len(subjects)]}, more))
 		if err != nil || a.status != http.StatusOK {
 			l.failed.Add(1)
 			text := fmt.Sprintf("%v, %d %s", err, a.status, a.raw)
@@ -39,7 +44,7 @@ func loadOf(t *testing.T, subjects []string, apis ...*api) *keyLoad {
 		}
 	}
 	all.Go(func() {
-		tick := time.NewTicker(time.Second / rotationRate)
+		tick := time.NewTicker(time.Second / time.Duration(rate))
 		defer tick.Stop()
 		for n := 0; ; n++ {
 			select {

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"net"
@@ -28,10 +29,12 @@ type Service struct {
 	t       testing.TB
 	seal    cipher.AEAD
 	address string
-	mu      sync.Mutex
-	server  *http.Server
-	done    chan struct{}
-	asked   atomic.Int64
+	// version is the newest of the transit key, least the oldest that still opens.
+	version, least atomic.Int64
+	mu             sync.Mutex
+	server         *http.Server
+	done           chan struct{}
+	asked          atomic.Int64
 	// Answer replaces the answer to everything; nil: none.
 	Answer atomic.Pointer[http.HandlerFunc]
 	// Hangs tells of a request that it gets no answer before its caller gives up; nil: none does.
@@ -50,6 +53,7 @@ func Start(t testing.TB) *Service {
 		t.Fatal(err)
 	}
 	s := &Service{t: t, address: "127.0.0.1:0"}
+	s.version.Store(1)
 	if s.seal, err = cipher.NewGCM(block); err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +67,12 @@ func (s *Service) URL() string { return "http://" + s.address }
 
 // Asked is how many requests came.
 func (s *Service) Asked() int64 { return s.asked.Load() }
+
+// Rotate makes a new version of the transit key; min_decryption_version becomes least.
+func (s *Service) Rotate(least int64) {
+	s.version.Add(1)
+	s.least.Store(least)
+}
 
 // Stop takes it away: nobody listens, and what is under way is cut off.
 func (s *Service) Stop() {
@@ -141,14 +151,19 @@ func (s *Service) transit(w http.ResponseWriter, r *http.Request, body map[strin
 		write(w, 403, map[string]any{"errors": []string{"permission denied"}})
 		return
 	}
-	ad := fromBase64(body["associated_data"])
+	ad := string(fromBase64(body["associated_data"]))
+	of := func(version int64) []byte { return fmt.Appendf(nil, "version %d, %s", version, ad) } // each version is a key of its own
 	if strings.HasPrefix(r.URL.Path, "/v1/transit/encrypt/") {
-		write(w, 200, map[string]any{"data": map[string]any{"ciphertext": "vault:v1:" + toBase64(s.wrap(fromBase64(body["plaintext"]), ad)), "key_version": 1}})
+		version := s.version.Load()
+		wrapped := s.wrap(fromBase64(body["plaintext"]), of(version))
+		write(w, 200, map[string]any{"data": map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", version, toBase64(wrapped)), "key_version": version}})
 		return
 	}
 	text, _ := body["ciphertext"].(string)
-	plain, err := s.open(fromBase64(strings.TrimPrefix(text, "vault:v1:")), ad)
-	if err != nil {
+	number, rest, _ := strings.Cut(strings.TrimPrefix(text, "vault:v"), ":")
+	version, _ := strconv.ParseInt(number, 10, 64)
+	plain, err := s.open(fromBase64(rest), of(version))
+	if err != nil || version < s.least.Load() {
 		write(w, 400, map[string]any{"errors": []string{"cipher: message authentication failed"}})
 		return
 	}
