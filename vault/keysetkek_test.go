@@ -59,6 +59,12 @@ func TestThreat36KEKIsChanged(t *testing.T) {
 		t.Errorf("a third KEK: %v", err)
 	}
 
+	// The one of the own name is tried first: a service is not asked for what another KEK wrapped.
+	counted := &countedKEK{NamedKEK: fresh}
+	if _, err := OpenKeyset(both, counted); err != nil || counted.asked != 1 {
+		t.Errorf("asked %d times: %v", counted.asked, err)
+	}
+
 	// Every change is of both.
 	rotated := must(RotateKeyset(both, fresh, now))
 	rotated = must(DestroyTenantKeyset(rotated, old, "acme", now))
@@ -130,6 +136,16 @@ func TestThreat36KEKIsChanged(t *testing.T) {
 }
 
 func fails[T any](_ T, err error) error { return err }
+
+type countedKEK struct {
+	NamedKEK
+	asked int
+}
+
+func (c *countedKEK) Decrypt(ciphertext, ad []byte) ([]byte, error) {
+	c.asked++
+	return c.NamedKEK.Decrypt(ciphertext, ad)
+}
 
 // onlyWraps may not open; awayKEK is a service that does not answer.
 type onlyWraps struct{ NamedKEK }
