@@ -77,7 +77,7 @@ func (a *API) createConsent(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	if err := a.cfg.Service.AdmitSubject(in.caller, req.Subject); err != nil {
+	if err := a.admitStated(in.caller, req.Subject, req.Proofs); err != nil {
 		return answer{}, err
 	}
 	view, link, err := a.cfg.Service.CreateConsent(ctx, in.caller, req)

@@ -245,6 +245,9 @@ func TestAccessTokens(t *testing.T) {
 			t.Errorf("%s: %d %s", name, r.status, r.text)
 		}
 	}
+	if r := b.post(form, "Authorization", "Bearer "+token); r.status != 401 {
+		t.Errorf("it renews itself: %d %s", r.status, r.text)
+	}
 	now = now.Add(accessTokenLife)
 	if r := use(token); r.status != 401 {
 		t.Errorf("after its end: %d", r.status)
@@ -307,6 +310,10 @@ func TestThreat40BareSubject(t *testing.T) {
 	b.service.completePortal = func(_ string, c broker.Completion) (broker.PortalEntrance, error) {
 		got = c.Proofs
 		return broker.PortalEntrance{}, refusal
+	}
+	b.service.admitSubject = func(subject string) error {
+		t.Errorf("%s is counted before anybody has proven to ask for them", subject)
+		return nil
 	}
 	for path, body := range map[string]string{
 		"/v1/tokens": `{"connector":"files"`, "/v1/consents": `{"connector":"files"`, "/v1/consents/c1/complete": `{"code":"x"`, "/v1/portal-sessions": `{"state":""`, "/v1/portal-sessions/p1/complete": `{"code":"x"`,

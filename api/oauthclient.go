@@ -12,7 +12,7 @@ import (
 )
 
 // authenticateForm tells which client asks at the token endpoint (RFC 6749 section 2.3): by client_secret_basic or client_secret_post, where
-// the secret is an API key; by an assertion (RFC 7523); or by an API key or access token as at the REST API. One way at a time.
+// the secret is an API key; by an assertion (RFC 7523); or by an API key as at the REST API. One way at a time.
 func (a *API) authenticateForm(ctx context.Context, in *request, form form) (broker.Client, error) {
 	header := in.http.Header
 	ways := 0
@@ -38,7 +38,8 @@ func (a *API) authenticateForm(ctx context.Context, in *request, form form) (bro
 		}
 		return a.bySecret(in, id, secret, basicChallenge)
 	}
-	client, err := a.authenticate(header)
+	// Not by an access token of ours: who has one could renew it for ever, whatever becomes of the key behind it.
+	client, err := a.keys.authenticate(header)
 	if named := form.one("client_id"); err == nil && named != "" && named != client.ID {
 		err = errWrongKey()
 	}
@@ -71,10 +72,9 @@ func (a *API) byAssertion(ctx context.Context, in *request, form form) (broker.C
 	}
 	id, err := a.cfg.Service.AuthenticateAssertion(ctx, form.one("client_id"), broker.NewSecret(assertion))
 	if err != nil {
-		if broker.CodeOf(err) == broker.CodeInvalidClient {
-			if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
-				return broker.Client{}, slow
-			}
+		// Also where keys could not be had: nobody knows yet who asks, and asking an issuer for them costs something.
+		if slow := a.cfg.Service.AdmitWrongKey(in.Address()); slow != nil {
+			return broker.Client{}, slow
 		}
 		return broker.Client{}, err
 	}

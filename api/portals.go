@@ -37,7 +37,7 @@ func (a *API) createPortal(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	if err := a.cfg.Service.AdmitSubject(in.caller, body.Subject); err != nil {
+	if err := a.admitStated(in.caller, body.Subject, proofs); err != nil {
 		return answer{}, err
 	}
 	view, link, err := a.cfg.Service.CreatePortal(ctx, in.caller, broker.PortalRequest{Subject: body.Subject, Proofs: proofs, ReturnTo: body.ReturnTo, State: body.State})

@@ -72,7 +72,7 @@ func (a *API) issueToken(ctx context.Context, in *request) (answer, error) {
 	if f.err != nil {
 		return answer{}, f.err
 	}
-	if err := a.cfg.Service.AdmitSubject(in.caller, req.Subject); err != nil {
+	if err := a.admitStated(in.caller, req.Subject, req.Proofs); err != nil {
 		return answer{}, err
 	}
 	token, err := a.cfg.Service.IssueToken(ctx, in.caller, req)
@@ -130,4 +130,13 @@ func (f *fields) minTTL(seconds *int64) *time.Duration {
 	}
 	d := time.Duration(*seconds) * time.Second
 	return &d
+}
+
+// admitStated counts a request about a subject that the client states. Where a token must say who it is, the service counts it once that is
+// known: nobody uses up another one's limit by naming them.
+func (a *API) admitStated(caller broker.Caller, subject string, proofs broker.Proofs) error {
+	if !proofs.Subject.IsZero() || caller.Client.SubjectTokens {
+		return nil
+	}
+	return a.cfg.Service.AdmitSubject(caller, subject)
 }

@@ -13,7 +13,7 @@ import (
 type Assertion struct {
 	Issuer  string
 	Subject string // whom it is about
-	// ID tells it from others of its issuer (jti, or the nonce of an ID token); "": it has none.
+	// ID tells it from others of its issuer: the jti, or a digest of what was signed.
 	ID      string
 	Expires time.Time
 	// Once: it must not be used a second time.
@@ -37,11 +37,15 @@ type Assertions interface {
 
 // UsedAssertions remembers tokens that may be used once, on all replicas.
 type UsedAssertions interface {
-	// Use notes that a token of that issuer is used, until it expires. ErrConflict: it was before.
-	Use(ctx context.Context, issuer, id string, until time.Time) error
-	// Unuse takes that back: nothing came of it.
-	Unuse(ctx context.Context, issuer, id string) error
+	// Use notes that a token of that issuer is used at a tenant, until it expires. ErrConflict: it was before. The receipt stands for this use
+	// alone, also where the error leaves open whether it was noted.
+	Use(ctx context.Context, token UsedToken, until time.Time) (receipt string, err error)
+	// Unuse takes back the use of that receipt: nothing came of it.
+	Unuse(ctx context.Context, token UsedToken, receipt string) error
 }
+
+// UsedToken names a token that counts once.
+type UsedToken struct{ Tenant, Issuer, ID string }
 
 // ErrAssertionRefused: a token that says who somebody is does not count. What is wrapped around it holds nothing of the token.
 var ErrAssertionRefused = errors.New("the token is not accepted")
@@ -59,9 +63,7 @@ type Proofs struct {
 // request came to nothing. A client that must send a subject token and does not is refused, whatever it says of the subject.
 func (s *Service) asserted(ctx context.Context, caller Caller, p Proofs, subject *string, actor *Actor) (undo func(), err error) {
 	undo = func() {}
-	if actor == nil { // a call in which nobody acts for the user
-		actor = &Actor{}
-	}
+	counted := actor != nil // what completes something is counted apart
 	if p.Subject.IsZero() {
 		switch {
 		case caller.Client.SubjectTokens:
@@ -82,7 +84,14 @@ func (s *Service) asserted(ctx context.Context, caller Caller, p Proofs, subject
 		return undo, Errorf(CodeSubjectMismatch, "subject is not whom subject_token is about; leave subject out")
 	}
 	var used []Assertion
-	if !p.Actor.IsZero() {
+	switch {
+	case p.Actor.IsZero() && who.MayAct != nil && actor != nil:
+		return undo, Errorf(CodeInvalidSubjectToken, "subject_token says who may act for its subject (may_act): send that one's actor_token beside it")
+	case p.Actor.IsZero() && caller.Client.ActorTokens && actor != nil && actor.Agent != "":
+		return undo, Errorf(CodeInvalidRequest, "actor.agent counts by an actor_token alone; send it, or leave actor.agent out")
+	case p.Actor.IsZero() && caller.Client.ActorsRequired && actor != nil:
+		return undo, Errorf(CodeInvalidSubjectToken, "actor_token is missing: this client must prove who acts for the user")
+	case !p.Actor.IsZero():
 		by, err := s.cfg.Assertions.Actor(ctx, caller.Client.ID, p.Actor)
 		switch {
 		case err != nil:
@@ -95,11 +104,11 @@ func (s *Service) asserted(ctx context.Context, caller Caller, p Proofs, subject
 		actor.Agent = by.Subject
 		used = append(used, by)
 	}
-	undo, err = s.use(ctx, append(used, who)...)
+	undo, err = s.use(ctx, caller.Client.Tenant, append(used, who)...)
 	if err != nil {
 		return undo, err
 	}
-	if *subject == "" { // else it was counted already
+	if counted { // only now is it known whose request it is: nobody uses up another one's limit by naming them
 		if err := s.AdmitSubject(caller, who.Subject); err != nil {
 			undo()
 			return func() {}, err
@@ -107,6 +116,11 @@ func (s *Service) asserted(ctx context.Context, caller Caller, p Proofs, subject
 	}
 	*subject = who.Subject
 	return undo, nil
+}
+
+// unproven records that something was to be completed for somebody who was not proven to be anybody.
+func (s *Service) unproven(ctx context.Context, caller Caller, kind EventType, cause error) error {
+	return s.refusedWith(context.WithoutCancel(ctx), s.entry(caller, kind, "", "", ""), ScopeSet{}, cause)
 }
 
 // is tells that the assertion is of that party.
@@ -118,13 +132,17 @@ func (p Party) is(a Assertion, at string) bool {
 }
 
 // use notes that tokens are used that may be so once.
-func (s *Service) use(ctx context.Context, all ...Assertion) (undo func(), err error) {
-	var noted []Assertion
+func (s *Service) use(ctx context.Context, tenant string, all ...Assertion) (undo func(), err error) {
+	type noted struct {
+		token   UsedToken
+		receipt string
+	}
+	var uses []noted
 	undo = func() {
-		for _, a := range noted {
+		for _, u := range uses {
 			// Whatever ended the request: who sends the token again must not hear that it was used. If this fails they need a fresh one.
 			trip, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.StoreTimeout)
-			_ = s.cfg.UsedAssertions.Unuse(trip, a.Issuer, a.ID)
+			_ = s.cfg.UsedAssertions.Unuse(trip, u.token, u.receipt)
 			cancel()
 		}
 	}
@@ -133,8 +151,11 @@ func (s *Service) use(ctx context.Context, all ...Assertion) (undo func(), err e
 			continue
 		}
 		trip, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
-		err := s.cfg.UsedAssertions.Use(trip, a.Issuer, a.ID, a.Expires.Add(usedFor))
+		u := noted{token: UsedToken{Tenant: tenant, Issuer: a.Issuer, ID: a.ID}}
+		var err error
+		u.receipt, err = s.cfg.UsedAssertions.Use(trip, u.token, a.Expires.Add(usedFor))
 		cancel()
+		uses = append(uses, u) // in doubt it was noted; of another's use this receipt takes nothing back
 		switch {
 		case errors.Is(err, ErrConflict):
 			undo()
@@ -143,7 +164,6 @@ func (s *Service) use(ctx context.Context, all ...Assertion) (undo func(), err e
 			undo()
 			return func() {}, storeError("note that a token was used", err)
 		}
-		noted = append(noted, a)
 	}
 	return undo, nil
 }
@@ -165,12 +185,13 @@ func (s *Service) AuthenticateAssertion(ctx context.Context, named string, token
 	}
 	id, a, err := s.cfg.Assertions.Client(ctx, named, token)
 	switch {
-	case errors.Is(err, ErrAssertionRefused):
-		return "", Errorf(CodeInvalidClient, "client_assertion: %v", err).Because(err)
+	case errors.Is(err, ErrAssertionRefused): // why is for the log: nobody is authenticated yet
+		s.cfg.Log.InfoContext(ctx, "a client assertion was refused", "error", err)
+		return "", Errorf(CodeInvalidClient, "client_assertion does not count: it must be signed by a key of the client's, or be the token of a workload that stands for it, for this broker and not yet ended; the operator's log says more").Because(err)
 	case err != nil:
 		return "", assertionError("client_assertion", err)
 	}
-	if _, err := s.use(ctx, a); CodeOf(err) == CodeInvalidSubjectToken && err != nil {
+	if _, err := s.use(ctx, "", a); CodeOf(err) == CodeInvalidSubjectToken && err != nil {
 		return "", Errorf(CodeInvalidClient, "client_assertion: its jti was used before; sign a new one for each request")
 	} else if err != nil {
 		return "", err

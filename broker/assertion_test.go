@@ -89,24 +89,30 @@ func TestThreat40SubjectTokens(t *testing.T) {
 		t.Errorf("with a token: %v", err)
 	}
 	// Every refusal is on record.
-	events, _, err := h.Store.Events(context.Background(), "acme", broker.EventFilter{Type: broker.EventTokenRefused}, "", 100)
+	n := map[broker.EventType]int{}
+	events, _, err := h.Store.Events(context.Background(), "acme", broker.EventFilter{}, "", 100)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
 	for _, e := range events {
 		if e.Outcome == string(broker.CodeInvalidSubjectToken) {
-			n++
+			if n[e.Type]++; e.Subject != "" {
+				t.Errorf("whom it is about is not proven, and on record: %+v", e)
+			}
 		}
 	}
-	if n != 3 {
-		t.Errorf("%d refusals of subject tokens on record, want 3: %+v", n, events)
+	if n[broker.EventTokenRefused] != 3 || n[broker.EventConsentFailed] != 2 || n[broker.EventPortalRefused] != 1 {
+		t.Errorf("refusals on record: %v: %+v", n, events)
 	}
 	// Whether it was used must be known, and the issuer's keys too: else it is not the caller's fault.
 	a.Broken = true
 	a.Subjects["new"] = broker.Assertion{Issuer: "https://idp.example", Subject: "ann", ID: "9", Expires: time.Now().Add(time.Minute), Once: true}
 	_, err = ask("", proofs("new", ""))
 	refused("the store is away", err, broker.CodeTemporarilyUnavailable)
+	a.Broken = false
+	if _, err = ask("", proofs("new", "")); err != nil {
+		t.Errorf("which had noted it, and its answer was lost: %v", err)
+	}
 	a.Failure = errors.New("no route to host")
 	_, err = ask("", proofs("ann often", ""))
 	refused("the issuer is away", err, broker.CodeTemporarilyUnavailable)
@@ -122,12 +128,39 @@ func TestActorTokens(t *testing.T) {
 			t.Errorf("%s: %v, want %q", subject, err, want)
 		}
 	}
+	ask := func(subject, actor, agent string) error {
+		_, err := h.Service.IssueToken(context.Background(), h.Caller(), broker.TokenRequest{Connector: "files", Proofs: proofs(subject, actor), Actor: broker.Actor{Agent: agent}})
+		return err
+	}
+	for _, subject := range []string{"for robot", "for others", "for nobody"} { // what may_act says holds for who sends no actor token too
+		if err := ask(subject, "", "robot"); broker.CodeOf(err) != broker.CodeInvalidSubjectToken {
+			t.Errorf("%s, by nobody's token: %v", subject, err)
+		}
+	}
+	h.Client.ActorTokens = true
+	if err := ask("ann often", "", "robot"); broker.CodeOf(err) != broker.CodeInvalidRequest {
+		t.Errorf("an agent by its name alone: %v", err)
+	}
+	if err := ask("ann often", "", ""); err != nil {
+		t.Errorf("no agent: %v", err)
+	}
+	h.Client.ActorsRequired = true
+	if err := ask("ann often", "", ""); broker.CodeOf(err) != broker.CodeInvalidSubjectToken {
+		t.Errorf("no agent where there must be one: %v", err)
+	}
 	_, err := h.Service.IssueToken(context.Background(), h.Caller(), broker.TokenRequest{Connector: "files", Proofs: proofs("ann often", "robot"), Actor: broker.Actor{Agent: "another"}})
 	if broker.CodeOf(err) != broker.CodeInvalidRequest {
 		t.Errorf("another agent beside it: %v", err)
 	}
-	events, _, err := h.Store.Events(context.Background(), "acme", broker.EventFilter{Type: broker.EventTokenIssued, Agent: "robot"}, "", 10)
-	if err != nil || len(events) != 2 || events[0].Subject != "ann" {
-		t.Errorf("on record: %+v, %v", events, err)
+	events, _, err := h.Store.Events(context.Background(), "acme", broker.EventFilter{Type: broker.EventTokenIssued}, "", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents := map[string]int{}
+	for _, e := range events {
+		agents[e.Actor.Agent]++
+	}
+	if agents["robot"] != 2 || agents[""] != 1 || len(agents) != 2 {
+		t.Errorf("on record: %v", agents)
 	}
 }

@@ -17,7 +17,9 @@ func (s *Service) CompleteConsent(ctx context.Context, caller Caller, id string,
 	ctx, end := s.telemetry.begin(WithRequestID(ctx, caller.RequestID), "broker.CompleteConsent", "")
 	undo, err := s.asserted(ctx, caller, c.Proofs, &c.Subject, nil)
 	var conn Connection
-	if err == nil {
+	if err != nil {
+		err = s.unproven(ctx, caller, EventConsentFailed, err)
+	} else {
 		if conn, err = s.completeConsent(ctx, caller, id, c); err != nil {
 			undo()
 		}

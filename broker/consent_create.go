@@ -13,6 +13,7 @@ import (
 func (s *Service) CreateConsent(ctx context.Context, caller Caller, req ConsentRequest) (ConsentView, ConsentLink, error) {
 	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, &req.Actor)
 	if err != nil {
+		req.Subject = "" // whom it names is not proven
 		return ConsentView{}, ConsentLink{}, s.consentRefused(ctx, caller, req, err)
 	}
 	view, link, err := s.createAsked(ctx, caller, req)

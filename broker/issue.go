@@ -32,6 +32,7 @@ func (s *Service) issueProven(ctx context.Context, caller Caller, req TokenReque
 	}
 	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, &req.Actor)
 	if err != nil {
+		req.Subject = "" // whom it names is not proven: nobody's events tell of it
 		return Token{}, s.refused(ctx, caller, req, req.Scopes, err)
 	}
 	token, err := s.issueToken(ctx, caller, req)

@@ -106,8 +106,13 @@ type PortalEntrance struct {
 // CreatePortal makes a link to the page, always a new one. Errors are *Error.
 func (s *Service) CreatePortal(ctx context.Context, caller Caller, req PortalRequest) (PortalView, PortalLink, error) {
 	undo, err := s.asserted(ctx, caller, req.Proofs, &req.Subject, nil)
+	if err == nil && !req.Proofs.Subject.IsZero() {
+		if err = s.AdmitSubject(caller, req.Subject); err != nil {
+			undo()
+		}
+	}
 	if err != nil {
-		return PortalView{}, PortalLink{}, s.refusedWith(ctx, s.entry(caller, EventPortalRefused, req.Subject, "", ""), ScopeSet{}, err)
+		return PortalView{}, PortalLink{}, s.unproven(ctx, caller, EventPortalRefused, err)
 	}
 	view, link, err := s.createPortal(ctx, caller, req)
 	if err != nil {
@@ -173,7 +178,9 @@ func (s *Service) CompletePortal(ctx context.Context, caller Caller, id string, 
 	ctx, end := s.telemetry.begin(WithRequestID(ctx, caller.RequestID), "broker.CompletePortal", "")
 	undo, err := s.asserted(ctx, caller, c.Proofs, &c.Subject, nil)
 	var entrance PortalEntrance
-	if err == nil {
+	if err != nil {
+		err = s.unproven(ctx, caller, EventPortalRefused, err)
+	} else {
 		if entrance, err = s.completePortal(ctx, caller, id, c); err != nil {
 			undo()
 		}

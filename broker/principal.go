@@ -19,6 +19,8 @@ type Client struct {
 	Login bool
 	// SubjectTokens: it must prove who the user is, by a token of an issuer that the operator named; its word alone does not count.
 	SubjectTokens bool
+	// ActorTokens: which agent acts counts by a token of it alone (decisions/0040). ActorsRequired: and there must be one.
+	ActorTokens, ActorsRequired bool
 	// ManageConnectors: it may make, change and delete connectors of its tenant.
 	ManageConnectors bool
 	// OwnConnectors: it may use those beside Connectors. Without a list of connectors it may in any case.

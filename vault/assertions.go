@@ -15,20 +15,20 @@ var _ broker.UsedAssertions = (*Store)(nil)
 // fieldUsedBy, of a token that was used (usedTokenKey), is a text of whoever did: a step whose answer was lost is known by it.
 const fieldUsedBy = "by"
 
-// usedToken is where a token of that issuer lies. Neither is stored: a keyed hash of both is.
-func (s *Store) usedToken(issuer, id string) string {
-	tag := s.seals.hash(18, "used-token", issuer, id)
+// usedToken is where it is noted. Nothing of it is stored but a keyed hash.
+func (s *Store) usedToken(t broker.UsedToken) string {
+	tag := s.seals.hash(18, "used-token", t.Tenant, t.Issuer, t.ID)
 	return usedTokenKey(tag[0], base64.RawURLEncoding.EncodeToString(tag))
 }
 
 // Use implements broker.UsedAssertions. A failover may lose it, as the store's replicas are behind: a token is then usable again for what
 // is left of its life.
-func (s *Store) Use(ctx context.Context, issuer, id string, until time.Time) error {
+func (s *Store) Use(ctx context.Context, token broker.UsedToken, until time.Time) (receipt string, err error) {
 	by, err := s.randomID()
 	if err != nil {
-		return err
+		return "", err
 	}
-	key := s.usedToken(issuer, id)
+	key := s.usedToken(token)
 	life := max(time.Second, until.Sub(s.cfg.Now()))
 	r, err := s.trails.direct(ctx, Step{
 		Checks: []Check{{Key: key, Field: fieldUsedBy, Kind: CheckApplied, Value: by}, {Key: key, Field: fieldUsedBy, Kind: CheckAbsent}},
@@ -38,17 +38,20 @@ func (s *Store) Use(ctx context.Context, issuer, id string, until time.Time) err
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("note that a token was used: %w", err)
+		return by, fmt.Errorf("note that a token was used: %w", err)
 	}
 	if r.Verdict == VerdictRefused {
-		return fmt.Errorf("token used before: %w", broker.ErrConflict)
+		return by, fmt.Errorf("token used before: %w", broker.ErrConflict)
 	}
-	return nil
+	return by, nil
 }
 
-// Unuse implements broker.UsedAssertions.
-func (s *Store) Unuse(ctx context.Context, issuer, id string) error {
-	if _, err := s.trails.direct(ctx, Step{Writes: []Write{{Kind: WriteDelete, Key: s.usedToken(issuer, id)}}}); err != nil {
+// Unuse implements broker.UsedAssertions. Another's use, which may have come between two attempts of this, stays.
+func (s *Store) Unuse(ctx context.Context, token broker.UsedToken, receipt string) error {
+	key := s.usedToken(token)
+	if _, err := s.trails.direct(ctx, Step{
+		Checks: []Check{{Key: key, Field: fieldUsedBy, Kind: CheckEqual, Value: receipt}}, Writes: []Write{{Kind: WriteDelete, Key: key}},
+	}); err != nil {
 		return fmt.Errorf("note that a token was not used: %w", err)
 	}
 	return nil

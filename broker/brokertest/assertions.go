@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"time"
@@ -15,7 +16,7 @@ type Assertions struct {
 	Subjects map[string]broker.Assertion
 	Actors   map[string]broker.Assertion
 	Failure  error // of asking for keys
-	used     map[string]time.Time
+	used     map[broker.UsedToken]string
 	// Broken: what was used can't be noted.
 	Broken bool
 }
@@ -55,26 +56,29 @@ func (a *Assertions) Client(_ context.Context, _ string, token broker.Secret) (s
 }
 
 // Use implements broker.UsedAssertions.
-func (a *Assertions) Use(_ context.Context, issuer, id string, until time.Time) error {
+func (a *Assertions) Use(_ context.Context, token broker.UsedToken, _ time.Time) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.Broken {
-		return context.DeadlineExceeded
-	}
-	if _, there := a.used[issuer+" "+id]; there {
-		return broker.ErrConflict
+	receipt := rand.Text()
+	if _, there := a.used[token]; there {
+		return receipt, broker.ErrConflict
 	}
 	if a.used == nil {
-		a.used = map[string]time.Time{}
+		a.used = map[broker.UsedToken]string{}
 	}
-	a.used[issuer+" "+id] = until
-	return nil
+	a.used[token] = receipt
+	if a.Broken { // it was noted, and its answer was lost
+		return receipt, context.DeadlineExceeded
+	}
+	return receipt, nil
 }
 
 // Unuse implements broker.UsedAssertions.
-func (a *Assertions) Unuse(_ context.Context, issuer, id string) error {
+func (a *Assertions) Unuse(_ context.Context, token broker.UsedToken, receipt string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.used, issuer+" "+id)
+	if a.used[token] == receipt {
+		delete(a.used, token)
+	}
 	return nil
 }

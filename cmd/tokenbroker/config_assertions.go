@@ -8,19 +8,22 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"tokenbroker/broker"
 	"tokenbroker/providers"
 	"tokenbroker/providers/assertion"
 	"tokenbroker/providers/issuer"
 )
 
-// assertions reads what the client's requests may be proven with; nil: nothing. required: they must say by a token who the user is.
-func (o object) assertions(client string) (cfg *assertion.ClientConfig, required bool) {
-	out := assertion.ClientConfig{ID: client}
+// assertions reads what the requests of the client may be proven with, and what must be; nil: nothing.
+func (o object) assertions(client *broker.Client) (cfg *assertion.ClientConfig) {
+	out := assertion.ClientConfig{ID: client.ID}
 	if n := o.get("subject_tokens"); n != nil {
-		if t, ok := o.s.object(n, o.at("subject_tokens"), "required", "issuers", "actors"); ok {
-			required = t.truth("required")
+		if t, ok := o.s.object(n, o.at("subject_tokens"), "required", "issuers", "same_subjects", "actors", "actors_required"); ok {
+			client.SubjectTokens, client.ActorsRequired = t.truth("required"), t.truth("actors_required")
 			out.Subjects = t.sources("issuers")
 			out.Actors = t.sources("actors")
+			client.ActorTokens = len(out.Actors) > 0
+			t.checkSources(out)
 			if nodes, _ := t.list("issuers"); len(nodes) == 0 {
 				t.fail("issuers", "", t.node, "is missing: name who says who the users are, such as issuers: [{issuer: https://sso.example.com, audiences: [chat]}]")
 			}
@@ -32,7 +35,7 @@ func (o object) assertions(client string) (cfg *assertion.ClientConfig, required
 			out.Keys, out.KeysURI = t.keySet()
 			nodes, _ := t.list("workloads")
 			for i, w := range nodes {
-				if one, ok := o.s.object(w, fmt.Sprintf("%s[%d]", t.at("workloads"), i), append(sourceKeys(), "subject", "claims")...); ok {
+				if one, ok := o.s.object(w, fmt.Sprintf("%s[%d]", t.at("workloads"), i), append(slices.DeleteFunc(sourceKeys(), func(k string) bool { return k == "replay" }), "subject")...); ok {
 					one.need("subject", "system:serviceaccount:chat:backend")
 					out.Workloads = append(out.Workloads, assertion.Workload{Source: one.source(), Subject: one.text("subject", "", oneLine)})
 				}
@@ -43,11 +46,39 @@ func (o object) assertions(client string) (cfg *assertion.ClientConfig, required
 			cfg = &out
 		}
 	}
-	return cfg, required
+	return cfg
+}
+
+// checkSources finds issuers that could speak for somebody else than they are there for.
+func (o object) checkSources(c assertion.ClientConfig) {
+	for _, s := range c.Subjects {
+		if s.Issuer != "" && c.Subjects[0].Issuer != "" && s.Issuer != c.Subjects[0].Issuer && !o.truth("same_subjects") {
+			o.fail("issuers", "", o.get("issuers"), "are several, and a subject is whom any of them names: who chooses names at one would be taken for another's user. Make a client for each, or say same_subjects: true where all of them mean the same people by the same names")
+			break
+		}
+	}
+	for _, s := range c.Subjects {
+		for _, a := range c.Actors {
+			if a.Issuer == s.Issuer && slices.ContainsFunc(a.Audiences, func(one string) bool { return slices.Contains(s.Audiences, one) }) && !contradict(a.Claims, s.Claims) {
+				o.fail("actors", "", o.get("actors"), "have an issuer and audience in common with issuers: an agent's token would count as a user's. Give agents' tokens another audience, or tell them apart by claims")
+				return
+			}
+		}
+	}
+}
+
+// contradict tells that no token can have both.
+func contradict(a, b map[string]string) bool {
+	for name, value := range a {
+		if other, there := b[name]; there && other != value {
+			return true
+		}
+	}
+	return false
 }
 
 func sourceKeys() []string {
-	return []string{"issuer", "audiences", "jwks", "jwks_uri", "algorithms", "subject_claim", "max_age", "replay"}
+	return []string{"issuer", "audiences", "jwks", "jwks_uri", "algorithms", "subject_claim", "max_age", "replay", "claims"}
 }
 
 // sources reads a list of issuers.
@@ -136,26 +167,21 @@ func (c ClientConfig) proven() bool {
 	return a != nil && (a.Keys != nil || a.KeysURI != "" || len(a.Workloads) > 0)
 }
 
-// sharedWorkloads finds workloads that stand for two clients: who they are would depend on the order in which they are tried.
-func sharedWorkloads(clients []ClientConfig) (first, second string) {
-	type key struct{ issuer, subject, claims string }
-	seen := map[key]string{}
-	for _, c := range clients {
+// sharedWorkload finds a workload of the last client whose token would stand for an earlier one too.
+func sharedWorkload(clients []ClientConfig) (other string) {
+	last := clients[len(clients)-1]
+	for _, c := range clients[:len(clients)-1] {
 		if c.Assertions == nil {
 			continue
 		}
-		for _, w := range c.Assertions.Workloads {
-			var claims []string
-			for name, value := range w.Claims {
-				claims = append(claims, fmt.Sprintf("%q=%q", name, value))
+		for _, w := range last.Assertions.Workloads {
+			for _, o := range c.Assertions.Workloads {
+				both := slices.ContainsFunc(w.Audiences, func(one string) bool { return slices.Contains(o.Audiences, one) })
+				if both && w.Issuer == o.Issuer && w.SubjectClaim == o.SubjectClaim && w.Subject == o.Subject && !contradict(w.Claims, o.Claims) {
+					return c.Client.ID
+				}
 			}
-			slices.Sort(claims)
-			k := key{w.Issuer, w.Subject, fmt.Sprint(claims)}
-			if other, there := seen[k]; there && other != c.Client.ID {
-				return other, c.Client.ID
-			}
-			seen[k] = c.Client.ID
 		}
 	}
-	return "", ""
+	return ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,9 @@ func TestAssertionsConfigRefused(t *testing.T) {
 		"broken keys":       {"authentication: {jwks: '{}'}", "must be a set of public keys"},
 		"a shared secret":   {`authentication: {jwks: '{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}'}`, "must be a set of public keys"},
 		"both":              {"authentication: {jwks: '" + someKeys + "', jwks_uri: https://x.example.com/keys}", "are both there"},
+		"two issuers":       {"subject_tokens: {issuers: [{issuer: https://sso.example.com, audiences: [a]}, {issuer: https://partner.example.com, audiences: [a]}]}", "are several"},
+		"agents as users":   {"subject_tokens: {issuers: [{issuer: https://sso.example.com, audiences: [a]}], actors: [{issuer: https://sso.example.com, audiences: [a]}]}", "an agent's token would count as a user's"},
+		"replayed workload": {"authentication: {workloads: [{issuer: https://x.example.com, audiences: [a], subject: s, replay: refuse}]}", "replay"},
 		"a workload of all": {"authentication: {workloads: [{issuer: https://x.example.com, audiences: [a]}]}", "subject is missing"},
 		"claims":            {"authentication: {workloads: [{issuer: https://x.example.com, audiences: [a], subject: s, claims: [x]}]}", "claims"},
 	} {
@@ -58,5 +62,22 @@ func TestAssertionsConfigRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want it to say %q", name, err, c.says)
 		}
+	}
+}
+
+// TestSharedWorkloads: no token of a workload can stand for two clients.
+func TestSharedWorkloads(t *testing.T) {
+	two := func(first, second string) error {
+		client := "  - id: %s\n    tenant: acme\n    authentication: {workloads: [{issuer: https://x.example.com, audiences: [a], subject: s%s}]}\n"
+		_, err := load(t, minimal+"clients:\n"+fmt.Sprintf(client, "one", first)+fmt.Sprintf(client, "two", second), nil, nil)
+		return err
+	}
+	for _, more := range [][2]string{{"", ""}, {"", ", claims: {repository: x}"}, {", claims: {repository: x}", ", claims: {repository: x, branch: main}"}} {
+		if err := two(more[0], more[1]); err == nil || !strings.Contains(err.Error(), "would stand for client one too") {
+			t.Errorf("%q: %v", more, err)
+		}
+	}
+	if err := two(", claims: {repository: x}", ", claims: {repository: y}"); err != nil {
+		t.Errorf("told apart by a claim: %v", err)
 	}
 }

@@ -46,12 +46,11 @@ func (o object) clients(connectors []providers.ConnectorConfig, limits broker.Li
 		client.ReturnTo, client.Origins = plain(returnTo), plain(origins)
 		login := c.login(id)
 		client.Login = login != nil
-		proofs, required := c.assertions(id)
-		client.SubjectTokens = required
+		proofs := c.assertions(&client)
 		one := ClientConfig{Client: client, KeySHA256: c.keys(firstKey), Login: login, Assertions: proofs, Theme: c.theme(), Limits: c.ownLimits(limits)}
 		if out = append(out, one); proofs != nil {
-			if first, second := sharedWorkloads(out); first != "" {
-				o.s.report(c.get("authentication"), "%s: a workload stands for client %s and for %s; each stands for one", c.at("authentication"), first, second)
+			if other := sharedWorkload(out); other != "" {
+				o.s.report(c.get("authentication"), "%s: a token of a workload would stand for client %s too; tell them apart by subject, audiences or claims", c.at("authentication"), other)
 			}
 		}
 	}

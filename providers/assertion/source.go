@@ -2,6 +2,8 @@ package assertion
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -34,7 +36,7 @@ type Source struct {
 	SubjectClaim string
 	// MaxAge is how long after iat a token is taken. Default: one hour.
 	MaxAge time.Duration
-	// Replay: a token may be used more than once. Otherwise it needs a jti, or a nonce.
+	// Replay: a token may be used more than once.
 	Replay bool
 	// Claims are others that must be there, as texts.
 	Claims map[string]string
@@ -73,7 +75,7 @@ type source struct {
 	now   func() time.Time
 	keys  *issuer.Keys
 	meta  *issuer.Cached[string] // jwks_uri
-	// alone: the token must be for us and nobody else, whoever that is could use it here.
+	// alone: it is a client's own, made for one request. It must be for us and nobody else: whoever that is could use it here.
 	alone bool
 }
 
@@ -101,13 +103,22 @@ func (s *source) address(ctx context.Context) (string, error) {
 
 // discover reads the issuer's metadata: OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3.
 func (s *source) discover(ctx context.Context) (string, error) {
-	var got providers.Fetched
-	var err error
-	for _, address := range providers.MetadataURLs(s.Issuer) {
-		if got, err = s.fetch.Do(ctx, providers.Fetch{What: "metadata", Method: http.MethodGet, URL: address, Timeout: metadataTimeout}); err != nil || got.Status == http.StatusOK {
-			break
+	var failed error
+	for _, address := range slices.Backward(providers.MetadataURLs(s.Issuer)) {
+		found, err := s.metadata(ctx, address)
+		if err == nil {
+			return found, nil
+		}
+		// The first one that says something is what matters; a server that answers every path with some page says nothing.
+		if failed == nil || broker.ClassOf(err) == broker.ClassClientRefused {
+			failed = err
 		}
 	}
+	return "", failed
+}
+
+func (s *source) metadata(ctx context.Context, address string) (string, error) {
+	got, err := s.fetch.Do(ctx, providers.Fetch{What: "metadata", Method: http.MethodGet, URL: address, Timeout: metadataTimeout})
 	if err != nil || got.Status != http.StatusOK {
 		return "", &broker.UpstreamError{Class: broker.ClassUnsent, Status: got.Status, What: "metadata is not available", Cause: err}
 	}
@@ -121,15 +132,23 @@ func (s *source) discover(ctx context.Context) (string, error) {
 	if doc.Issuer != s.Issuer { // RFC 8414 section 3.3
 		return "", &broker.UpstreamError{Class: broker.ClassClientRefused, What: "metadata is of another issuer"}
 	}
-	if _, err := providers.ParseEndpoint(doc.JWKSURI); err != nil {
+	keys, err := providers.ParseEndpoint(doc.JWKSURI)
+	if err != nil {
 		return "", &broker.UpstreamError{Class: broker.ClassClientRefused, What: "metadata has no usable jwks_uri"}
+	}
+	// Whoever can write one page at the issuer must not choose its keys, nor where we go (threats 53 and 58).
+	if own, err := providers.ParseIssuer(s.Issuer); err != nil || !providers.SameOrigin(keys, own) {
+		return "", &broker.UpstreamError{Class: broker.ClassClientRefused, What: "metadata names keys on another host; state jwks_uri in the configuration"}
 	}
 	return doc.JWKSURI, nil
 }
 
-// types of tokens that say who somebody is. Others, such as a logout token or a proof of possession, are signed by the same keys and say
-// something else (RFC 8725 section 3.11).
-var types = []string{"JWT", "at+jwt", "application/at+jwt", "client-authentication+jwt", "JAG+jwt", "oauth-id-jag+jwt"}
+// types of tokens that say who somebody is, ownTypes those by which a client does of itself. Others, such as a logout token or a proof of
+// possession, are signed by the same keys and say something else (RFC 8725 section 3.11).
+var (
+	types    = []string{"JWT", "at+jwt", "application/at+jwt"}
+	ownTypes = []string{"JWT", "client-authentication+jwt"}
+)
 
 // open verifies a token of this issuer (RFC 7519 section 4.1, RFC 8725 section 3).
 func (s *source) open(ctx context.Context, raw string) (broker.Assertion, error) {
@@ -140,7 +159,11 @@ func (s *source) open(ctx context.Context, raw string) (broker.Assertion, error)
 	if err != nil {
 		return broker.Assertion{}, err
 	}
-	claims, err := s.keys.Open(ctx, raw, address, issuer.Rules{Algorithms: s.Algorithms, Types: types})
+	kinds := types
+	if s.alone {
+		kinds = ownTypes
+	}
+	claims, err := s.keys.Open(ctx, raw, address, issuer.Rules{Algorithms: s.Algorithms, Types: kinds})
 	if bad := issuer.Wrong(""); errors.As(err, &bad) {
 		return wrong(bad.Error())
 	} else if err != nil {
@@ -153,20 +176,30 @@ func (s *source) open(ctx context.Context, raw string) (broker.Assertion, error)
 	_, isNotice := claims["events"] // a logout token or a security event
 	who := claims.Text(s.SubjectClaim)
 	id := claims.Text("jti")
-	if id == "" {
-		id = claims.Text("nonce")
+	switch {
+	case id != "":
+		id = "jti " + id
+	case !s.alone:
+		// Many ID tokens have none. What was signed tells one token from another too; the signature itself does not, as some can be altered.
+		sum := sha256.Sum256([]byte(raw[:strings.LastIndexByte(raw, '.')]))
+		id = "sha256 " + base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	if !hasIat && s.alone { // optional in RFC 7523 section 3; how long it lives is bounded
+		issued, hasIat = now, true
 	}
 	switch {
 	case claims.Text("iss") != s.Issuer:
 		return wrong("it is of another issuer")
 	case isNotice:
 		return wrong("it is a token of another kind")
-	case s.alone && len(claims.Audience()) != 1:
-		return wrong("it is for several, and must be for this broker alone (aud)")
+	case s.alone && slices.ContainsFunc(claims.Audience(), func(a string) bool { return !slices.Contains(s.Audiences, a) }):
+		return wrong("it is for others too, and must be for this broker alone (aud)")
 	case !slices.ContainsFunc(claims.Audience(), func(a string) bool { return slices.Contains(s.Audiences, a) }):
 		return wrong("it is for somebody else (aud)")
 	case !hasExp || !now.Before(expires.Add(issuer.ClockSkew)):
 		return wrong("it has expired, by our clock")
+	case s.alone && expires.After(now.Add(s.MaxAge+issuer.ClockSkew)):
+		return wrong("it lives longer than ten minutes")
 	case !hasIat || issued.After(now.Add(issuer.ClockSkew)):
 		return wrong("it does not say when it was issued, or a time to come (iat)")
 	case now.Sub(issued) > s.MaxAge+issuer.ClockSkew:
@@ -177,13 +210,16 @@ func (s *source) open(ctx context.Context, raw string) (broker.Assertion, error)
 		return wrong(fmt.Sprintf("its claim %s is no text of 1 to %d bytes without control characters", s.SubjectClaim, maxSubject))
 	case s.SubjectClaim == "email" && claims["email_verified"] != true:
 		return wrong("email_verified is not true in it")
-	case len(id) > maxID || id == "" && !s.Replay:
+	case len(id) > maxID || id == "":
 		return wrong("it has no jti, by which it could be told whether it was used before")
 	}
 	for name, want := range s.Claims {
 		if claims.Text(name) != want {
 			return wrong("its claim " + name + " is not the one that is configured")
 		}
+	}
+	if last := issued.Add(s.MaxAge); last.Before(expires) { // it is taken no longer than that
+		expires = last
 	}
 	out := broker.Assertion{Issuer: s.Issuer, Subject: who, ID: id, Expires: expires, Once: !s.Replay}
 	if may, said := claims["may_act"]; said {

@@ -1,6 +1,8 @@
 package assertion_test
 
 import (
+	"cmp"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -27,6 +29,8 @@ type authority struct {
 	key     *ecdsa.PrivateKey
 	asked   atomic.Int32
 	claimed string // the issuer that its metadata names
+	keysAt  string // where it says that its keys are; "": where they are
+	empty   bool   // it has none
 	clock   time.Time
 }
 
@@ -39,10 +43,14 @@ func newAuthority(t testing.TB) *authority {
 	a := &authority{key: key, clock: time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(map[string]any{"issuer": a.claimed, "jwks_uri": a.URL + "/keys"})
+		_ = json.NewEncoder(w).Encode(map[string]any{"issuer": a.claimed, "jwks_uri": cmp.Or(a.keysAt, a.URL+"/keys")})
 	})
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
 		a.asked.Add(1)
+		if a.empty {
+			_, _ = w.Write([]byte(`{"keys":[]}`))
+			return
+		}
 		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: &key.PublicKey, KeyID: "k1", Algorithm: "ES256", Use: "sig"}}})
 	})
 	a.Server = httptest.NewServer(mux)
@@ -148,7 +156,7 @@ func TestThreat40ForgedSubjectTokens(t *testing.T) {
 		"iat to come":        a.token(t, map[string]any{"iat": at(3 * time.Minute)}),
 		"issued long ago":    a.token(t, map[string]any{"iat": at(-63 * time.Minute)}),
 		"not good yet":       a.token(t, map[string]any{"nbf": at(3 * time.Minute)}),
-		"no jti":             a.token(t, map[string]any{"jti": nil}),
+		"a client's own":     sign(t, a.key, jose.ES256, "k1", "client-authentication+jwt", a.claims(nil)),
 		"jti is too long":    a.token(t, map[string]any{"jti": strings.Repeat("x", 1025)}),
 		"a claim twice":      sign(t, a.key, jose.ES256, "k1", "", strings.Replace(string(raw), `{`, `{"sub":"mallory",`, 1)),
 		"huge":               a.token(t, map[string]any{"padding": strings.Repeat("x", 70<<10)}),
@@ -162,15 +170,25 @@ func TestThreat40ForgedSubjectTokens(t *testing.T) {
 			t.Errorf("%s: the error tells: %v", name, err)
 		}
 	}
-	want := broker.Assertion{Issuer: a.URL, Subject: "user-42", ID: "t1", Expires: time.Unix(at(5*time.Minute), 0), Once: true}
+	want := broker.Assertion{Issuer: a.URL, Subject: "user-42", ID: "jti t1", Expires: time.Unix(at(5*time.Minute), 0), Once: true}
 	for name, token := range map[string]broker.Secret{
 		"good": good, "no key id": sign(t, a.key, jose.ES256, "", "", a.claims(nil)), "an access token": sign(t, a.key, jose.ES256, "k1", "at+JWT", a.claims(nil)),
 		"several audiences": a.token(t, map[string]any{"aud": []string{"other", "chat"}}), "skewed": a.token(t, map[string]any{"iat": at(time.Minute)}),
-		"a nonce": a.token(t, map[string]any{"jti": nil, "nonce": "t1"}),
 	} {
 		if got, err := v.Subject(t.Context(), "acme-chat", token); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+	// Many ID tokens have no jti: what was signed tells them apart then, and not how it was signed.
+	bare := a.claims(map[string]any{"jti": nil})
+	first, err1 := v.Subject(t.Context(), "acme-chat", sign(t, a.key, jose.ES256, "k1", "", bare))
+	again, err2 := v.Subject(t.Context(), "acme-chat", sign(t, a.key, jose.ES256, "k1", "", bare))
+	other, err3 := v.Subject(t.Context(), "acme-chat", a.token(t, map[string]any{"jti": nil, "sub": "bob"}))
+	if err := errors.Join(err1, err2, err3); err != nil || first.ID != again.ID || first.ID == other.ID || !strings.HasPrefix(first.ID, "sha256 ") {
+		t.Errorf("without jti: %q, %q, %q, %v", first.ID, again.ID, other.ID, err)
+	}
+	if long, err := v.Subject(t.Context(), "acme-chat", a.token(t, map[string]any{"exp": at(1e6 * time.Second)})); err != nil || long.Expires.After(a.clock.Add(time.Hour)) {
+		t.Errorf("one that lives for days counts until %v, %v", long.Expires, err)
 	}
 	if _, err := v.Subject(t.Context(), "other-chat", good); !errors.Is(err, broker.ErrAssertionRefused) {
 		t.Errorf("a client without issuers: %v", err)
@@ -214,6 +232,28 @@ func TestIssuerAway(t *testing.T) {
 	if _, err := v.Subject(t.Context(), "c", a.token(t, nil)); err == nil || errors.Is(err, broker.ErrAssertionRefused) || broker.ClassOf(err) != broker.ClassClientRefused {
 		t.Errorf("metadata of another issuer: %v", err)
 	}
+	a.claimed, a.keysAt = a.URL, "http://127.0.0.1:1/keys"
+	v = a.verifier(t, assertion.ClientConfig{ID: "c", Subjects: []assertion.Source{{Issuer: a.URL, Audiences: []string{"chat"}}}})
+	if _, err := v.Subject(t.Context(), "c", a.token(t, nil)); broker.ClassOf(err) != broker.ClassClientRefused || !strings.Contains(err.Error(), "another host") {
+		t.Errorf("keys elsewhere (threat 58): %v", err)
+	}
+	a.keysAt, a.empty = "", true
+	v = a.verifier(t, assertion.ClientConfig{ID: "c", Subjects: []assertion.Source{{Issuer: a.URL, Audiences: []string{"chat"}}}})
+	if _, err := v.Subject(t.Context(), "c", a.token(t, nil)); err == nil || errors.Is(err, broker.ErrAssertionRefused) {
+		t.Errorf("an empty key set: %v", err)
+	}
+	a.empty = false
+	// Who asks and leaves has us ask once, however often.
+	v = a.verifier(t, assertion.ClientConfig{ID: "c", Subjects: []assertion.Source{{Issuer: a.URL, Audiences: []string{"chat"}}}})
+	a.asked.Store(0)
+	for range 20 {
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		_, _ = v.Subject(gone, "c", sign(t, a.key, jose.ES256, "nobody's", "", a.claims(nil)))
+	}
+	if _, err := v.Subject(t.Context(), "c", a.token(t, nil)); err != nil || a.asked.Load() > 2 {
+		t.Errorf("the keys were asked for %d times, %v", a.asked.Load(), err)
+	}
 	token := a.token(t, nil)
 	a.Close()
 	v = a.verifier(t, assertion.ClientConfig{ID: "c", Subjects: []assertion.Source{{Issuer: a.URL, Audiences: []string{"chat"}}}})
@@ -248,6 +288,7 @@ func TestClientAssertions(t *testing.T) {
 		once   bool
 	}{
 		"for the issuer": {"acme-chat", signed(nil), "acme-chat", true}, "for the endpoint": {"", signed(map[string]any{"aud": "https://broker.example.com/oauth2/token"}), "acme-chat", true},
+		"for both": {"", signed(map[string]any{"aud": []string{"https://broker.example.com", "https://broker.example.com/oauth2/token"}}), "acme-chat", true}, "no iat": {"", signed(map[string]any{"iat": nil}), "acme-chat", true},
 		"a workload": {"", workload(nil), "job", false}, "a named workload": {"job", workload(nil), "job", false},
 	} {
 		if id, got, err := v.Client(t.Context(), c.named, c.token); err != nil || id != c.client || got.Once != c.once {

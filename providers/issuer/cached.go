@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"tokenbroker/broker"
@@ -17,8 +18,10 @@ const (
 // Cached is a document of an issuer. It is asked for when first needed, so that the program starts while an issuer is down. One
 // caller at a time asks; others wait no longer than their context.
 type Cached[T any] struct {
-	turn  chan struct{} // capacity 1: holds a value while somebody asks
-	now   func() time.Time
+	turn chan struct{} // capacity 1: holds a value while somebody asks
+	now  func() time.Time
+
+	mu    sync.Mutex // of what is below
 	have  *T
 	since time.Time // when have came
 	asked time.Time // when it was asked for last
@@ -31,10 +34,14 @@ func NewCached[T any](now func() time.Time) *Cached[T] {
 }
 
 // Get returns the document, from the issuer by fetch if need be. lacks tells that the one at hand is not enough: then it is asked for
-// anew, though not more often than each minute. An error of ClassClientRefused is about what came and must not be believed; an
-// earlier document does not make up for it; nor for an outage, where it is one that lacks something.
+// anew, though not more often than each minute, however many callers leave before the answer. An error of ClassClientRefused is about what
+// came and must not be believed; an earlier document does not make up for it; nor for an outage, where it is one that lacks something.
+// Nobody waits for others' asking who has what they need.
 func (c *Cached[T]) Get(ctx context.Context, lacks func(T) bool, fetch func(context.Context) (T, error)) (T, error) {
 	var none T
+	if !c.stale(lacks) {
+		return c.found(lacks)
+	}
 	select {
 	case c.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -43,16 +50,22 @@ func (c *Cached[T]) Get(ctx context.Context, lacks func(T) bool, fetch func(cont
 	defer func() { <-c.turn }()
 	if c.stale(lacks) {
 		asked := c.now()
-		fresh, err := fetch(ctx)
-		switch {
-		case err == nil:
-			c.have, c.since, c.asked, c.err = &fresh, asked, asked, nil
-		case ctx.Err() != nil:
-			return none, err // the caller left; that says nothing about the issuer
-		default:
-			c.asked, c.err = asked, err
+		// To its end, which fetch bounds: what somebody who left has asked for serves the next one, and counts as asked.
+		fresh, err := fetch(context.WithoutCancel(ctx))
+		c.mu.Lock()
+		if err == nil {
+			c.have, c.since = &fresh, asked
 		}
+		c.asked, c.err = asked, err
+		c.mu.Unlock()
 	}
+	return c.found(lacks)
+}
+
+// found is what is at hand.
+func (c *Cached[T]) found(lacks func(T) bool) (none T, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
 	case c.err != nil && (c.have == nil || broker.ClassOf(c.err) == broker.ClassClientRefused || c.now().Sub(c.since) > keptAtMost || lacks(*c.have)):
 		return none, c.err
@@ -63,6 +76,8 @@ func (c *Cached[T]) Get(ctx context.Context, lacks func(T) bool, fetch func(cont
 }
 
 func (c *Cached[T]) stale(lacks func(T) bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	age := c.now().Sub(c.asked)
 	switch {
 	case c.asked.IsZero():

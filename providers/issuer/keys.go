@@ -84,7 +84,11 @@ func (k *Keys) find(ctx context.Context, address, id, alg string) ([]jose.JSONWe
 		if err != nil || got.Status != http.StatusOK {
 			return nil, &broker.UpstreamError{Class: broker.ClassUnsent, Status: got.Status, What: "key set is not available", Cause: err}
 		}
-		return ParseKeys(got.Body)
+		ring, err := ParseKeys(got.Body)
+		if err == nil && len(ring) == 0 { // of an issuer that is being set up, or of what answers in its place
+			err = &broker.UpstreamError{Class: broker.ClassUnsent, What: "key set has no usable key"}
+		}
+		return ring, err
 	})
 	if err != nil {
 		return nil, err

@@ -46,9 +46,9 @@ func (k *Keys) Open(ctx context.Context, raw, address string, rules Rules) (Clai
 		return nil, Wrong("it is no signed token, or signed by an algorithm that is not allowed")
 	}
 	head := token.Signatures[0].Header
-	kind, said := head.ExtraHeaders[jose.HeaderType].(string)
-	if !said {
-		kind = "JWT"
+	kind := "JWT"
+	if said, there := head.ExtraHeaders[jose.HeaderType]; there {
+		kind, _ = said.(string)
 	}
 	if !slices.ContainsFunc(rules.Types, func(t string) bool { return strings.EqualFold(t, kind) }) {
 		return nil, Wrong("it is a token of another kind")

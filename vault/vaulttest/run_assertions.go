@@ -13,14 +13,16 @@ import (
 func testUsedAssertions(r *rig) {
 	one, two := r.store(), r.store()
 	until := time.Now().Add(time.Minute)
-	id := "canary-jti " + tenant(r)
+	token := broker.UsedToken{Tenant: tenant(r), Issuer: "https://canary.example", ID: "jti canary " + tenant(r)}
+	var receipt atomic.Pointer[string]
 	var got atomic.Int32
 	var asking sync.WaitGroup
 	for range 10 {
 		for _, s := range []broker.UsedAssertions{one, two} {
 			asking.Go(func() {
-				if err := s.Use(r.ctx(), "https://canary.example", id, until); err == nil {
+				if by, err := s.Use(r.ctx(), token, until); err == nil {
 					got.Add(1)
+					receipt.Store(&by)
 				} else {
 					is(r, err, broker.ErrConflict, "used again")
 				}
@@ -31,8 +33,10 @@ func testUsedAssertions(r *rig) {
 	if n := got.Load(); n != 1 {
 		r.Fatalf("it counted %d times", n)
 	}
-	if err := one.Use(r.ctx(), "https://other.example", id, until); err != nil {
-		r.Errorf("the same id of another issuer: %v", err)
+	for _, other := range []broker.UsedToken{{Tenant: token.Tenant, Issuer: "https://other.example", ID: token.ID}, {Tenant: token.Tenant + "x", Issuer: token.Issuer, ID: token.ID}} {
+		if _, err := one.Use(r.ctx(), other, until); err != nil {
+			r.Errorf("the same id elsewhere: %v", err)
+		}
 	}
 	keys := r.keys("tb:*:ua:*")
 	if len(keys) < 2 {
@@ -43,13 +47,19 @@ func testUsedAssertions(r *rig) {
 			r.Errorf("%s never goes", key)
 		}
 	}
-	if err := two.Unuse(r.ctx(), "https://canary.example", id); err != nil {
+	if err := two.Unuse(r.ctx(), token, *receipt.Load()); err != nil {
 		r.Fatal(err)
 	}
-	if err := one.Use(r.ctx(), "https://canary.example", id, until); err != nil {
+	if _, err := one.Use(r.ctx(), token, until); err != nil {
 		r.Errorf("when nothing came of it: %v", err)
 	}
-	if err := one.Use(r.ctx(), "https://canary.example", id+" short", time.Now().Add(-time.Hour)); err != nil {
+	// The one before takes back its own use alone, however late.
+	if err := two.Unuse(r.ctx(), token, *receipt.Load()); err != nil {
+		r.Fatal(err)
+	}
+	_, err := two.Use(r.ctx(), token, until)
+	is(r, err, broker.ErrConflict, "used, and taken back by another")
+	if _, err := one.Use(r.ctx(), broker.UsedToken{Issuer: token.Issuer, ID: "jti over"}, time.Now().Add(-time.Hour)); err != nil {
 		r.Errorf("one that is over: %v", err)
 	}
 }
