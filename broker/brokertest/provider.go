@@ -53,6 +53,8 @@ type Provider struct {
 	BeforeRevoke func(ctx context.Context, connector string) error
 	// Noticed is what a notice says; nil: it is refused.
 	Noticed *broker.Notice
+	// IssuerRequired: callbacks must name the issuer (RFC 9207).
+	IssuerRequired bool
 	// Signs: callbacks must have the parameter signature=signed.
 	Signs bool
 	// Account that consents.
@@ -84,7 +86,7 @@ type grant struct {
 // AuthorizationURL is part of broker.Upstream.
 func (p *Provider) AuthorizationURL(_ context.Context, connector string, req broker.AuthorizationRequest) (broker.Authorization, error) {
 	q := url.Values{"state": {req.State.Reveal()}, "scope": {req.Scopes.String()}, "redirect_uri": {req.RedirectURI}}
-	return broker.Authorization{URL: broker.NewSecret("https://provider.example/auth?" + q.Encode()), Fingerprint: "fp", Issuer: "https://provider.example"}, nil
+	return broker.Authorization{URL: broker.NewSecret("https://provider.example/auth?" + q.Encode()), Fingerprint: "fp", Issuer: "https://provider.example", IssuerRequired: p.IssuerRequired}, nil
 }
 
 // VerifyCallback is part of broker.Upstream.
