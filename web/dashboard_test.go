@@ -81,7 +81,11 @@ func TestThreat61OtherSitesCantPost(t *testing.T) {
 func TestThreat62SessionFixationAndLogout(t *testing.T) {
 	s := newSite(t, public, nil)
 	s.jar[sessionCookie] = "planted-before-the-login"
-	s.signIn()
+	signedIn := s.post("/dashboard/login", url.Values{"token": {loginText}})
+	status(t, signedIn, http.StatusSeeOther)
+	if c := signedIn.Cookies(); len(c) != 1 || c[0].Name != sessionCookie || c[0].SameSite != http.SameSiteStrictMode || !c[0].HttpOnly || !c[0].Secure || c[0].Domain != "" {
+		t.Errorf("the session's cookie: %v", c)
+	}
 	first := s.jar[sessionCookie]
 	if first == "planted-before-the-login" || first == "" {
 		t.Fatal("the session kept the id that it had before the login")
