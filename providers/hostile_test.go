@@ -38,6 +38,32 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
+// The same of addresses that the operator configured, such as where audit events go: their lines and headers stay there.
+func TestThreat54OutboundFollowsNoRedirect(t *testing.T) {
+	canary := newFake(t)
+	for _, code := range []int{301, 302, 303, 307, 308} {
+		f := newFake(t)
+		f.mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, canary.URL+"/stolen", code) })
+		res, err := NewOutbound(nil).Post(f.URL+"/events", "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != code || canary.count("/stolen") != 0 {
+			t.Errorf("%d: answered as %d, followed %d times", code, res.StatusCode, canary.count("/stolen"))
+		}
+	}
+}
+
+// threats.md 53: a proxy of the environment would dial for us, and nobody would judge the address.
+func TestThreat53NoProxyOfTheEnvironment(t *testing.T) {
+	for _, r := range []reach{reachPublic, reachPrivate, reachGuarded} {
+		if newTransport(Config{}, r).Proxy != nil {
+			t.Errorf("reach %d: requests may go by a proxy", r)
+		}
+	}
+}
+
 // threats.md 55: a body without end costs a megabyte and one error.
 func TestEndlessBody(t *testing.T) {
 	f := newFake(t)
@@ -64,6 +90,8 @@ func TestEndlessHeader(t *testing.T) {
 	f := newFake(t)
 	f.mux.HandleFunc("/token", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Long", strings.Repeat("a", 10<<20))
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"a","token_type":"Bearer","expires_in":3600}`) // it is the header that is refused
 	})
 	_, err := refreshOnce(t, connect(t, setup{yaml: f.plain()}))
 	class(t, err, broker.ClassInDoubt)
