@@ -86,19 +86,24 @@ func (s *Store) Indexed(ctx context.Context, queries []vault.IndexQuery) ([][]va
 		if errs[i] != nil {
 			return nil, errs[i]
 		}
-		answer, ok := value.([]any)
-		if !ok || len(answer) != 2 {
-			return nil, errAnswer
-		}
-		if answer[0] != echoes[i] {
-			return nil, errForeign
-		}
 		var err error
-		if out[i], err = indexedItems(answer[1]); err != nil {
+		if out[i], err = decodeIndexed(value, echoes[i]); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// decodeIndexed reads the answer to the query with that echo.
+func decodeIndexed(value any, echo string) ([]vault.Indexed, error) {
+	answer, ok := value.([]any)
+	if !ok || len(answer) != 2 {
+		return nil, errAnswer
+	}
+	if answer[0] != echo {
+		return nil, errForeign
+	}
+	return indexedItems(answer[1])
 }
 
 // lowerEnd is where the query begins and how much it asks for, as members.lua has them.

@@ -63,6 +63,31 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
+// TestThreat76ForeignRelease: nor is it where a token is released, or where a subject's records are read.
+func TestThreat76ForeignRelease(t *testing.T) {
+	step := &vault.Step{Trail: &vault.TrailStep{Next: "n"}, Release: &vault.ReleaseStep{}}
+	held := make([]any, len(released.Fields))
+	for i := range held {
+		held[i] = "b"
+	}
+	answer := []any{"echo of another", "done", "1-1", held}
+	if _, err := decodeRelease(answer, step, "mine"); !errors.Is(err, errForeign) {
+		t.Errorf("another's release: %v", err)
+	}
+	answer[0] = "mine"
+	if r, err := decodeRelease(answer, step, "mine"); err != nil || r.Verdict != vault.VerdictDone {
+		t.Errorf("own release: %+v, %v", r, err)
+	}
+	for _, echo := range []any{"echo of another", "", nil, int64(1)} {
+		if _, err := decodeIndexed([]any{echo, []any{}}, "mine"); !errors.Is(err, errForeign) {
+			t.Errorf("another's records (%v): %v", echo, err)
+		}
+	}
+	if found, err := decodeIndexed([]any{"mine", []any{}}, "mine"); err != nil || len(found) != 0 {
+		t.Errorf("own records: %v, %v", found, err)
+	}
+}
+
 // TestForeignAnswer: an answer to another request is never taken (threats.md, row 76).
 func TestForeignAnswer(t *testing.T) {
 	answer := []any{"echo of another", "done", "0", "1", "", "", []any{}, []any{}}
