@@ -20,14 +20,20 @@ type OperatorSession struct {
 	Epoch    string // of the operator as it began (OperatorEpochs)
 	Since    time.Time
 	Seen     time.Time // when a page was asked for last, to the minute
+	// Turn counts how often it went on under another cookie, when the provider had been asked anew who is there (RecheckOperator).
+	// What is of an earlier turn is over.
+	Turn int64
 }
 
 // OperatorSessions keeps the list of sessions, sealed. A session that is not in it any more is over.
 type OperatorSessions interface {
 	// BeginOperatorSession puts one on the list, until that time. Durable.
 	BeginOperatorSession(ctx context.Context, one OperatorSession, until time.Time) error
-	// KeepOperatorSession writes one that is there. ErrNotFound: it was ended meanwhile.
+	// KeepOperatorSession writes one that is there, in the same turn. ErrNotFound: it was ended meanwhile, or is in a later one.
 	KeepOperatorSession(ctx context.Context, one OperatorSession, until time.Time) error
+	// RenewOperatorSession writes one that is there, in the turn before one.Turn: of several callers one is told no error. ErrNotFound as
+	// in KeepOperatorSession. Durable.
+	RenewOperatorSession(ctx context.Context, one OperatorSession, until time.Time) error
 	// OperatorSession returns one. ErrNotFound.
 	OperatorSession(ctx context.Context, id string) (OperatorSession, error)
 	// OperatorSessions pages through them, newest first. Those that can't be read are left out. Position as in Connections.List.

@@ -63,6 +63,9 @@ type OperatorAgain struct {
 	Session  string // OperatorSession.ID
 	Operator string
 	Since    time.Time // when somebody signed in
+	// Turn and Epoch are the session's when the provider was asked: only from these it goes on.
+	Turn  int64
+	Epoch string
 }
 
 // OperatorSignIns keeps sign-ins of operators that are under way, sealed, until their LoginRun.Until.
@@ -94,8 +97,9 @@ type OperatorSignedIn struct {
 	To     string // as in OperatorRun; also beside an error, as far as it is known
 	// IDToken is for SignOutAtProvider; sessions keep it sealed.
 	IDToken Secret
-	// Since is when the session began that this one goes on from (RecheckOperator); zero: with this sign-in.
-	Since time.Time
+	// Again is the session that goes on by this (RecheckOperator), in its next turn and under the same epoch, if it still is as it was
+	// then; the zero one: another session begins.
+	Again OperatorAgain
 }
 
 // OperatorByLogin is the id of an operator who signed in at the provider.
@@ -116,8 +120,12 @@ func (s *Service) operatorParty() loginParty {
 // ErrSignInNeeded: the provider can't tell without a question whether it is still the same person, so somebody must sign in anew.
 var ErrSignInNeeded = errors.New("the provider would have to ask who is there")
 
+// ErrOvertaken: the session about which the provider was asked is not as it was then. It was ended, or it has gone on already, by the
+// answer to another tab. Whoever is signed in all the same sees that on the next page.
+var ErrOvertaken = errors.New("the session ended, or has gone on, while the provider was asked")
+
 // RecheckOperator asks the provider anew in which groups the operator of a session is, without showing anything: it answers with what
-// FinishOperatorSignIn takes, and then another session takes the place of that one.
+// FinishOperatorSignIn takes, and then the session goes on under another cookie (OperatorSignedIn.Again).
 func (s *Service) RecheckOperator(ctx context.Context, to string, again OperatorAgain) (OperatorStart, error) {
 	ctx, end := s.telemetry.begin(ctx, "broker.RecheckOperator", "")
 	party := s.operatorParty()
@@ -188,7 +196,7 @@ func (s *Service) finishOperatorRun(ctx context.Context, cb LoginCallback, reque
 }
 
 func (s *Service) finishOperatorSignIn(ctx context.Context, party loginParty, run OperatorRun, cb LoginCallback, requestID, traceID string) (OperatorSignedIn, error) {
-	who := OperatorSignedIn{To: run.To, Since: run.Again.Since}
+	who := OperatorSignedIn{To: run.To, Again: run.Again}
 	req, err := s.readAnswer(ctx, party, run.LoginRun, loginAnswer{Code: cb.Code, Issuer: cb.Issuer, HasIssuer: cb.HasIssuer, Error: cb.Error})
 	if err != nil {
 		return who, err

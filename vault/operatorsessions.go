@@ -16,6 +16,9 @@ import (
 
 var _ broker.OperatorSessions = (*Store)(nil)
 
+// fieldTurn repeats the turn in clear, from the second on, for the checks.
+const fieldTurn = "t"
+
 // operatorSessionsListed is how many the list has, the newest.
 const operatorSessionsListed = 10_000
 
@@ -27,6 +30,7 @@ type storedOperatorSession struct {
 	Epoch    string   `json:"ep,omitempty"`
 	Since    int64    `json:"si"`
 	Seen     int64    `json:"se"`
+	Turn     int64    `json:"tu,omitempty"`
 }
 
 func (s *Store) operatorSessionsShard() byte { return s.Shard("", "operator-sessions") }
@@ -42,7 +46,22 @@ func (s *Store) BeginOperatorSession(ctx context.Context, one broker.OperatorSes
 
 // KeepOperatorSession implements broker.OperatorSessions.
 func (s *Store) KeepOperatorSession(ctx context.Context, one broker.OperatorSession, until time.Time) error {
-	return s.writeOperatorSession(ctx, one, until, s.operatorSession(one.ID).there())
+	return s.writeOperatorSession(ctx, one, until, s.operatorSession(one.ID).inTurn(one.Turn))
+}
+
+// RenewOperatorSession implements broker.OperatorSessions. Where the reply is lost, its repetition is refused: nobody goes on then, and
+// the operator signs in again.
+func (s *Store) RenewOperatorSession(ctx context.Context, one broker.OperatorSession, until time.Time) error {
+	return s.writeOperatorSession(ctx, one, until, s.operatorSession(one.ID).inTurn(one.Turn-1))
+}
+
+// inTurn are checks that a session is still there, and in that turn.
+func (t timed) inTurn(turn int64) []Check {
+	check := Check{Key: t.key, Field: fieldTurn, Kind: CheckAbsent}
+	if turn > 0 {
+		check.Kind, check.Value = CheckEqual, strconv.FormatInt(turn, 10)
+	}
+	return append(t.there(), check)
 }
 
 func (s *Store) writeOperatorSession(ctx context.Context, one broker.OperatorSession, until time.Time, checks []Check) error {
@@ -50,7 +69,7 @@ func (s *Store) writeOperatorSession(ctx context.Context, one broker.OperatorSes
 		return errors.New("operator session: its id can't be stored")
 	}
 	body, err := json.Marshal(storedOperatorSession{
-		Operator: one.Operator, Name: one.Name, Groups: one.Groups, ByToken: one.ByToken, Epoch: one.Epoch, Since: millis(one.Since), Seen: millis(one.Seen),
+		Operator: one.Operator, Name: one.Name, Groups: one.Groups, ByToken: one.ByToken, Epoch: one.Epoch, Since: millis(one.Since), Seen: millis(one.Seen), Turn: one.Turn,
 	})
 	if err != nil {
 		return fmt.Errorf("encode operator session: %w", err)
@@ -60,9 +79,12 @@ func (s *Store) writeOperatorSession(ctx context.Context, one broker.OperatorSes
 	if err != nil {
 		return err
 	}
-	list := operatorSessionsKey(s.operatorSessionsShard())
+	list, fields := operatorSessionsKey(s.operatorSessionsShard()), []string{fieldFormat, timedFormat, fieldEnd, end, fieldBody, sealed}
+	if one.Turn > 0 {
+		fields = append(fields, fieldTurn, strconv.FormatInt(one.Turn, 10))
+	}
 	return s.stepTimed(ctx, "save", t, Step{Checks: checks, Writes: []Write{
-		{Kind: WriteHashSet, Key: t.key, Args: []string{fieldFormat, timedFormat, fieldEnd, end, fieldBody, sealed}},
+		{Kind: WriteHashSet, Key: t.key, Args: fields},
 		{Kind: WriteExpireAt, Key: t.key, Args: []string{end}},
 		{Kind: WriteSortedAdd, Key: list, Args: []string{"0", one.ID}},
 		{Kind: WriteSortedTrim, Key: list, Args: []string{strconv.Itoa(operatorSessionsListed), "-1"}},
@@ -83,7 +105,7 @@ func (s *Store) OperatorSession(ctx context.Context, id string) (broker.Operator
 		return broker.OperatorSession{}, fmt.Errorf("decode operator session: %w", broker.ErrIntegrity)
 	}
 	return broker.OperatorSession{
-		ID: id, Operator: stored.Operator, Name: stored.Name, Groups: stored.Groups, ByToken: stored.ByToken, Epoch: stored.Epoch, Since: fromMillis(stored.Since), Seen: fromMillis(stored.Seen),
+		ID: id, Operator: stored.Operator, Name: stored.Name, Groups: stored.Groups, ByToken: stored.ByToken, Epoch: stored.Epoch, Since: fromMillis(stored.Since), Seen: fromMillis(stored.Seen), Turn: stored.Turn,
 	}, nil
 }
 

@@ -70,14 +70,21 @@ type storedSignIn struct {
 	Session  string `json:"as,omitempty"`
 	Operator string `json:"ao,omitempty"`
 	Since    int64  `json:"ai,omitempty"`
+	Turn     int64  `json:"at,omitempty"`
+	Epoch    string `json:"ae,omitempty"`
 }
 
 func storeSignIn(run broker.OperatorRun) storedSignIn {
-	return storedSignIn{Login: storeLogin(run.LoginRun), To: run.To, Session: run.Again.Session, Operator: run.Again.Operator, Since: millis(run.Again.Since)}
+	again := run.Again
+	return storedSignIn{
+		Login: storeLogin(run.LoginRun), To: run.To, Session: again.Session, Operator: again.Operator, Since: millis(again.Since), Turn: again.Turn, Epoch: again.Epoch,
+	}
 }
 
 func (s storedSignIn) run() broker.OperatorRun {
-	return broker.OperatorRun{LoginRun: s.Login.login(), To: s.To, Again: broker.OperatorAgain{Session: s.Session, Operator: s.Operator, Since: fromMillis(s.Since)}}
+	return broker.OperatorRun{LoginRun: s.Login.login(), To: s.To, Again: broker.OperatorAgain{
+		Session: s.Session, Operator: s.Operator, Since: fromMillis(s.Since), Turn: s.Turn, Epoch: s.Epoch,
+	}}
 }
 
 // CreateSignIn implements broker.OperatorSignIns.

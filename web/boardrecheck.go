@@ -11,7 +11,7 @@ import (
 
 // What the operators' provider said of somebody's groups holds for a while (Config.OperatorRecheck). Then the next page sends the
 // browser there and back, without a question (prompt=none): a group that was taken away ends what it gave, also in a session that is
-// used all day.
+// used all day. What comes back lets only that session go on, which may have ended meanwhile, or gone on by the answer to another tab.
 
 // stale tells that the groups of whoever is signed in must be asked for anew.
 func (w *Web) stale(session context.Context) bool {
@@ -22,7 +22,7 @@ func (w *Web) stale(session context.Context) bool {
 // recheck sends the browser to the provider, and from there to that page of ours.
 func (w *Web) recheck(c echo.Context, ctx, session context.Context, to string) error {
 	who := w.sessions.of(session)
-	start, err := w.cfg.Service.RecheckOperator(ctx, to, broker.OperatorAgain{Session: who.listed, Operator: who.id, Since: who.since})
+	start, err := w.cfg.Service.RecheckOperator(ctx, to, broker.OperatorAgain{Session: who.listed, Operator: who.id, Since: who.since, Turn: who.turn, Epoch: who.epoch})
 	if err != nil {
 		return w.signInFailed(c, err, broker.OperatorSignedIn{To: to})
 	}

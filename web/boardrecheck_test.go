@@ -11,12 +11,13 @@ import (
 	"tokenbroker/broker"
 )
 
-// withRecheck is a site whose provider is asked anew about the groups of sessions; group is what it says.
-func withRecheck(t *testing.T, group *string) *site {
+// withRecheck is a site whose provider is asked anew about the groups of sessions; group is what it says. meanwhile, if it is not nil,
+// happens while its answer is looked at, behind the broker's own look at the session.
+func withRecheck(t *testing.T, group *string, meanwhile func(asked broker.OperatorAgain)) *site {
 	s := withLogin(t, nil)
-	var asked broker.OperatorAgain
+	asked := map[string]broker.OperatorAgain{}
 	s.service.Operators.Recheck = func(next string, again broker.OperatorAgain) (broker.OperatorStart, error) {
-		asked = again
+		asked["re-"+next] = again
 		return broker.OperatorStart{Location: broker.NewSecret("https://sso.example/authorize?prompt=none&state=" + url.QueryEscape("re-"+next)), CookieName: "tb_operator_y", Cookie: broker.NewSecret("browser"), MaxAge: broker.FlowLife}, nil
 	}
 	signIn := s.service.Operators.Finish
@@ -28,13 +29,20 @@ func withRecheck(t *testing.T, group *string) *site {
 		if cb.Cookie("tb_operator_y").Reveal() != "browser" {
 			return broker.OperatorSignedIn{}, broker.Errorf(broker.CodeAccessDenied, "another browser")
 		}
-		if err := s.sessions.EndOperatorSession(t.Context(), asked.Session); err != nil {
-			t.Error(err)
+		asked := asked[cb.State.Reveal()]
+		if one, err := s.sessions.OperatorSession(t.Context(), asked.Session); err != nil || one.Turn != asked.Turn {
+			return broker.OperatorSignedIn{To: to}, broker.Errorf(broker.CodeLoginFailed, "x").Because(broker.ErrOvertaken)
+		}
+		if meanwhile != nil {
+			meanwhile(asked)
 		}
 		if *group == "" {
+			if err := s.sessions.EndOperatorSession(t.Context(), asked.Session); err != nil {
+				t.Error(err)
+			}
 			return broker.OperatorSignedIn{To: to}, broker.Errorf(broker.CodeLoginFailed, "x").Because(broker.ErrSignInNeeded)
 		}
-		return broker.OperatorSignedIn{ID: asked.Operator, Name: "Ada", Groups: []string{*group}, To: to, Since: asked.Since}, nil
+		return broker.OperatorSignedIn{ID: asked.Operator, Name: "Ada", Groups: []string{*group}, To: to, Again: asked}, nil
 	}
 	return s
 }
@@ -56,7 +64,7 @@ func (s *site) goOn(res *http.Response) (to string, back *http.Response) {
 func TestGroupsAreAskedForAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		group := "operator"
-		s := switchable(withRecheck(t, &group))
+		s := switchable(withRecheck(t, &group, nil))
 		began := time.Now().UTC().Format("2006-01-02 15:04")
 		s.signInAs("operator", "")
 		use := func(long time.Duration) {

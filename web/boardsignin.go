@@ -113,13 +113,24 @@ func (w *Web) operatorCallback(c echo.Context) error {
 		}, asking.RequestID, asking.TraceID)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		in := signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups, idToken: who.IDToken}
+		if who.Again.Session != "" {
+			in = goesOnFrom(who.Again, in)
+		}
+		err = w.openSession(c, ctx, in)
+	} else if !errors.Is(err, broker.ErrOvertaken) {
 		return w.signInFailed(c, err, who)
 	}
-	if err := w.openSession(c, ctx, signedIn{way: wayLogin, id: who.ID, name: who.Name, groups: who.Groups, idToken: who.IDToken, since: who.Since}); err != nil {
+	to := cmp.Or(boardPath(who.To), dashboardPath)
+	switch {
+	case errors.Is(err, broker.ErrOvertaken):
+		// Whether somebody is signed in is in a cookie that did not come along: the page itself finds out.
+		return w.onward(c, "One moment", to)
+	case err != nil:
 		return err
 	}
-	return w.onward(c, "You are signed in", cmp.Or(boardPath(who.To), dashboardPath))
+	return w.onward(c, "You are signed in", to)
 }
 
 // signInProblem is what went wrong at a sign-in, and what to do.

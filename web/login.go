@@ -118,8 +118,16 @@ func (w *Web) login(c echo.Context) error {
 	return c.Redirect(http.StatusSeeOther, cmp.Or(boardPath(form("next")), "/dashboard"))
 }
 
-// openSession begins a session of whoever has just signed in, in place of the one that the browser had.
+// openSession begins a session of whoever has just signed in, in place of the one that the browser had; or lets one go on (goesOnFrom).
 func (w *Web) openSession(c echo.Context, ctx context.Context, who signedIn) error {
+	if who.listed != "" {
+		// Without the browser's cookie, which may be that of a tab that was faster.
+		session, err := w.sessions.manager.Load(ctx, "")
+		if err != nil {
+			return storeDown(err)
+		}
+		return w.sessions.open(session, c.Response(), who)
+	}
 	session, err := w.sessions.load(c.Response(), c.Request().WithContext(ctx))
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ const (
 	sessionIDToken  = "id_token"
 	sessionListed   = "listed" // its id on the list of sessions
 	sessionAsked    = "asked"  // when the provider said which groups, in ms
+	sessionTurn     = "turn"   // of its entry on the list
 )
 
 // Sessions keeps logins at the dashboard, and which of them were ended together.
@@ -61,7 +62,15 @@ type signedIn struct {
 	// idToken is the provider's; zero: it is not known, or too long to be kept.
 	idToken broker.Secret
 	listed  string // its id on the list of sessions
+	turn    int64  // the entry's, if the session is not over
+	epoch   string // of the operator, when somebody signed in
 	asked   time.Time
+}
+
+// goesOnFrom is who is signed in after the provider was asked anew about the session.
+func goesOnFrom(again broker.OperatorAgain, who signedIn) signedIn {
+	who.listed, who.turn, who.epoch, who.since = again.Session, again.Turn+1, again.Epoch, again.Since
+	return who
 }
 
 // maxIDToken bounds the ID token that a session keeps, in bytes: sessions are written with every page.
@@ -163,7 +172,7 @@ func (s *sessions) alive(ctx context.Context, who signedIn, used bool) (bool, er
 		return false, nil
 	}
 	epoch, err := s.epoch(ctx, who.id)
-	if err != nil || epoch != "" && epoch != s.manager.GetString(ctx, sessionEpoch) {
+	if err != nil || epoch != "" && epoch != who.epoch {
 		return false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*sessionTimeout)
@@ -174,7 +183,7 @@ func (s *sessions) alive(ctx context.Context, who signedIn, used bool) (bool, er
 		err = s.list.KeepOperatorSession(ctx, one, s.listedUntil(who.since))
 	}
 	switch {
-	case errors.Is(err, broker.ErrNotFound), errors.Is(err, broker.ErrIntegrity), err == nil && one.Operator != who.id:
+	case errors.Is(err, broker.ErrNotFound), errors.Is(err, broker.ErrIntegrity), err == nil && (one.Operator != who.id || one.Turn != who.turn):
 		return false, nil // of one that was spoilt nobody can say whose it is
 	case err != nil:
 		return false, storeDown(err)
@@ -212,7 +221,8 @@ func (s *sessions) of(ctx context.Context) signedIn {
 	return signedIn{
 		way: way, id: s.manager.GetString(ctx, sessionOperator), name: s.manager.GetString(ctx, sessionName), groups: groups,
 		since: time.UnixMilli(s.manager.GetInt64(ctx, sessionSince)), idToken: broker.NewSecret(s.manager.GetString(ctx, sessionIDToken)),
-		listed: s.manager.GetString(ctx, sessionListed), asked: time.UnixMilli(s.manager.GetInt64(ctx, sessionAsked)),
+		listed: s.manager.GetString(ctx, sessionListed), turn: s.manager.GetInt64(ctx, sessionTurn), epoch: s.manager.GetString(ctx, sessionEpoch),
+		asked: time.UnixMilli(s.manager.GetInt64(ctx, sessionAsked)),
 	}
 }
 
@@ -221,13 +231,20 @@ func (s *sessions) formToken(ctx context.Context) string {
 	return cmp.Or(s.manager.GetString(ctx, sessionForm), "none")
 }
 
-// open logs in, under a new session id: one that was there before the login is worth nothing after it.
+// open logs in, under a new cookie: one that was there before the login is worth nothing after it. who by goesOnFrom: the session goes on,
+// unless it ended or did so already (broker.ErrOvertaken).
 func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedIn) error {
 	epoch, err := s.epoch(ctx, who.id) // before the session is there: one that is ended meanwhile is over
 	if err != nil {
 		return err
 	}
-	before := s.of(ctx).listed
+	goesOn, before := who.listed != "", s.of(ctx).listed
+	switch {
+	case !goesOn:
+		who.epoch = epoch
+	case epoch != "" && epoch != who.epoch:
+		return errOvertaken()
+	}
 	if err := s.manager.Clear(ctx); err != nil {
 		return storeDown(err)
 	}
@@ -235,15 +252,32 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 		return storeDown(err)
 	}
 	now := s.now()
-	if who.since.IsZero() {
+	if !goesOn {
 		who.since = now
+		if who.listed, err = broker.NewOperatorSessionID(now, s.random); err != nil {
+			return err
+		}
 	}
-	if who.listed, err = s.enlist(ctx, who, epoch, now, before); err != nil {
+	if err := s.fill(ctx, who, now); err != nil {
 		return err
 	}
+	// Stored first: it is over until the list has it, and then it must be there. A crash in between leaves what opens nothing.
+	token, expiry, err := s.manager.Commit(ctx)
+	if err != nil {
+		return storeDown(err)
+	}
+	if err := s.enlist(ctx, who, goesOn, now, before); err != nil {
+		return err
+	}
+	s.cookie(ctx, rw, token, expiry)
+	return nil
+}
+
+// fill says whose session it is.
+func (s *sessions) fill(ctx context.Context, who signedIn, now time.Time) error {
 	for name, value := range map[string]any{
 		sessionListed: who.listed, sessionOperator: who.id, sessionName: who.name, sessionGroups: who.groups, sessionWay: who.way, sessionLogin: s.logins[who.way],
-		sessionSince: who.since.UnixMilli(), sessionAsked: now.UnixMilli(), sessionEpoch: epoch,
+		sessionSince: who.since.UnixMilli(), sessionAsked: now.UnixMilli(), sessionEpoch: who.epoch, sessionTurn: who.turn,
 	} {
 		s.manager.Put(ctx, name, value)
 	}
@@ -255,26 +289,36 @@ func (s *sessions) open(ctx context.Context, rw http.ResponseWriter, who signedI
 		return fmt.Errorf("read randomness: %w", err)
 	}
 	s.manager.Put(ctx, sessionForm, base64.RawURLEncoding.EncodeToString(form))
-	return s.commit(ctx, rw)
+	return nil
 }
 
-// enlist puts a session that begins on the list, in the place of the one that the browser had.
-func (s *sessions) enlist(ctx context.Context, who signedIn, epoch string, now time.Time, before string) (string, error) {
-	id, err := broker.NewOperatorSessionID(now, s.random)
-	if err != nil {
-		return "", err
-	}
+// enlist puts a session that begins on the list, in the place of the one that the browser had. One that goes on stays on it, in its next
+// turn: so whoever ends it there ends it at any time, and of several answers to one question one opens a session.
+func (s *sessions) enlist(ctx context.Context, who signedIn, goesOn bool, now time.Time, before string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*sessionTimeout)
 	defer cancel()
-	one := broker.OperatorSession{ID: id, Operator: who.id, Name: who.name, Groups: who.groups, ByToken: who.way == wayToken, Epoch: epoch, Since: who.since, Seen: now}
-	err = s.list.BeginOperatorSession(ctx, one, s.listedUntil(who.since))
-	if err == nil && before != "" {
+	one := broker.OperatorSession{
+		ID: who.listed, Operator: who.id, Name: who.name, Groups: who.groups, ByToken: who.way == wayToken, Epoch: who.epoch, Since: who.since, Seen: now, Turn: who.turn,
+	}
+	put := s.list.BeginOperatorSession
+	if goesOn {
+		put = s.list.RenewOperatorSession
+	}
+	err := put(ctx, one, s.listedUntil(who.since))
+	if goesOn && errors.Is(err, broker.ErrNotFound) {
+		return errOvertaken()
+	}
+	if err == nil && before != "" && before != who.listed {
 		err = s.list.EndOperatorSession(ctx, before)
 	}
 	if err != nil {
-		return "", storeDown(err)
+		return storeDown(err)
 	}
-	return id, nil
+	return nil
+}
+
+func errOvertaken() error {
+	return broker.Errorf(broker.CodeLoginFailed, "the session ended or went on meanwhile").Because(broker.ErrOvertaken)
 }
 
 // end logs out.
@@ -312,55 +356,3 @@ func (s *sessions) cookie(ctx context.Context, rw http.ResponseWriter, token str
 func storeDown(err error) error {
 	return broker.Errorf(broker.CodeTemporarilyUnavailable, "sessions can't be read or written").Because(err)
 }
-
-// keepKey marks a context in which a session is stored only if it is still there.
-type keepKey struct{}
-
-// sessionStore is the store of scs over ours. The methods without a context are never called: scs prefers those with.
-type sessionStore struct{ sessions broker.Sessions }
-
-var _ scs.CtxStore = sessionStore{}
-
-var errNoContext = errors.New("session store called without a context")
-
-// sessionTimeout bounds one access to the store of sessions: behind a store that hangs, the page says so soon.
-const sessionTimeout = time.Second
-
-func (s sessionStore) FindCtx(ctx context.Context, token string) ([]byte, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
-	defer cancel()
-	data, err := s.sessions.Session(ctx, broker.NewSecret(token))
-	if errors.Is(err, broker.ErrNotFound) || errors.Is(err, broker.ErrIntegrity) {
-		// What doesn't open belongs to another keyset or was changed: no session, log in again.
-		return nil, false, nil
-	}
-	if err == nil {
-		if _, _, broken := (sessionCodec{}).Decode(data); broken != nil {
-			// Of another version: as an error it would shut the operator out for as long as the cookie lasts.
-			return nil, false, nil
-		}
-	}
-	return data, err == nil, err
-}
-
-func (s sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
-	defer cancel()
-	if keep, _ := ctx.Value(keepKey{}).(bool); keep {
-		return s.sessions.KeepSession(ctx, broker.NewSecret(token), data, expiry)
-	}
-	return s.sessions.SaveSession(ctx, broker.NewSecret(token), data, expiry)
-}
-
-func (s sessionStore) DeleteCtx(ctx context.Context, token string) error {
-	if token == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
-	defer cancel()
-	return s.sessions.DeleteSession(ctx, broker.NewSecret(token))
-}
-
-func (sessionStore) Find(string) ([]byte, bool, error)      { return nil, false, errNoContext }
-func (sessionStore) Commit(string, []byte, time.Time) error { return errNoContext }
-func (sessionStore) Delete(string) error                    { return errNoContext }

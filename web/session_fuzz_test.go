@@ -28,6 +28,10 @@ func (s *storedSession) KeepOperatorSession(context.Context, broker.OperatorSess
 	return nil
 }
 
+func (s *storedSession) RenewOperatorSession(context.Context, broker.OperatorSession, time.Time) error {
+	return nil
+}
+
 func (s *storedSession) OperatorSession(context.Context, string) (broker.OperatorSession, error) {
 	return s.listed, nil
 }

@@ -24,11 +24,27 @@ func (o *Operators) BeginOperatorSession(_ context.Context, one broker.OperatorS
 }
 
 // KeepOperatorSession is part of broker.OperatorSessions.
-func (o *Operators) KeepOperatorSession(ctx context.Context, one broker.OperatorSession, until time.Time) error {
-	if _, err := o.OperatorSession(ctx, one.ID); err != nil {
-		return err
+func (o *Operators) KeepOperatorSession(_ context.Context, one broker.OperatorSession, until time.Time) error {
+	return o.writeIn(one.Turn, one, until)
+}
+
+// RenewOperatorSession is part of broker.OperatorSessions.
+func (o *Operators) RenewOperatorSession(_ context.Context, one broker.OperatorSession, until time.Time) error {
+	return o.writeIn(one.Turn-1, one, until)
+}
+
+func (o *Operators) writeIn(turn int64, one broker.OperatorSession, _ time.Time) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before, ok := o.list[one.ID]
+	switch {
+	case o.FailStore != nil:
+		return o.FailStore
+	case !ok || before.Turn != turn:
+		return broker.ErrNotFound
 	}
-	return o.BeginOperatorSession(ctx, one, until)
+	o.list[one.ID] = one
+	return nil
 }
 
 // OperatorSession is part of broker.OperatorSessions.

@@ -65,7 +65,7 @@ func sessionKeyOf(r *rig, token broker.Secret) string {
 }
 
 func operatorRun(text string) broker.OperatorRun {
-	again := broker.OperatorAgain{Session: text + "-session", Operator: "oidc:" + text, Since: time.Now().UTC().Truncate(time.Millisecond)}
+	again := broker.OperatorAgain{Session: text + "-session", Operator: "oidc:" + text, Since: time.Now().UTC().Truncate(time.Millisecond), Turn: 3, Epoch: text + "-epoch"}
 	return broker.OperatorRun{To: "/dashboard?q=" + text, Again: again, LoginRun: broker.LoginRun{
 		StateDigest: "sd", Browser: "bw", Nonce: broker.NewSecret(text + "-nonce"), Verifier: broker.NewSecret(text + "-verifier"), Fingerprint: "fp", Issuer: "https://sso.example", IssuerRequired: true,
 		Until: time.Now().Add(10 * time.Minute).UTC().Truncate(time.Millisecond),
@@ -218,6 +218,7 @@ func testOperatorSessions(r *rig) {
 	if listed(pages, one.ID) {
 		r.Error("it is listed after its time")
 	}
+	sessionTurns(r, s, made[0], until)
 	// One under another's id does not open, and does not hide the others.
 	copyHash(r, r.operatorSessionKey(made[4].ID), r.operatorSessionKey(made[3].ID))
 	_, err = s.OperatorSession(r.ctx(), made[3].ID)
@@ -232,6 +233,46 @@ func testOperatorSessions(r *rig) {
 			r.Error(err)
 		}
 	}
+}
+
+// sessionTurns lets a session go on: of several at once one does, and what is of the turn before writes nothing any more.
+func sessionTurns(r *rig, s broker.OperatorSessions, one broker.OperatorSession, until time.Time) {
+	r.Helper()
+	before := one
+	for range 3 {
+		one.Turn++
+		var renewed atomic.Int32
+		var all sync.WaitGroup
+		for range 6 {
+			all.Go(func() {
+				switch err := s.RenewOperatorSession(r.ctx(), one, until); {
+				case err == nil:
+					renewed.Add(1)
+				case !errors.Is(err, broker.ErrNotFound):
+					r.Errorf("renew: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if renewed.Load() != 1 {
+			r.Fatalf("turn %d began %d times", one.Turn, renewed.Load())
+		}
+		is(r, s.KeepOperatorSession(r.ctx(), before, until), broker.ErrNotFound, "kept in the turn before")
+		if got, err := s.OperatorSession(r.ctx(), one.ID); err != nil || got.Turn != one.Turn {
+			r.Fatalf("in turn %d: %+v, %v", one.Turn, got, err)
+		}
+		if err := s.KeepOperatorSession(r.ctx(), one, until); err != nil {
+			r.Fatal(err)
+		}
+		before = one
+	}
+	if err := s.EndOperatorSession(r.ctx(), one.ID); err != nil {
+		r.Fatal(err)
+	}
+	one.Turn++
+	is(r, s.RenewOperatorSession(r.ctx(), one, until), broker.ErrNotFound, "renewed after its end")
+	_, err := s.OperatorSession(r.ctx(), one.ID)
+	is(r, err, broker.ErrNotFound, "after its end, renewed")
 }
 
 func (r *rig) operatorSessionKey(id string) string {

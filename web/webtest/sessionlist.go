@@ -29,11 +29,27 @@ func (s *Sessions) BeginOperatorSession(_ context.Context, one broker.OperatorSe
 }
 
 // KeepOperatorSession as broker.OperatorSessions.
-func (s *Sessions) KeepOperatorSession(ctx context.Context, one broker.OperatorSession, until time.Time) error {
-	if _, err := s.OperatorSession(ctx, one.ID); err != nil {
-		return err
+func (s *Sessions) KeepOperatorSession(_ context.Context, one broker.OperatorSession, until time.Time) error {
+	return s.writeIn(one.Turn, one, until)
+}
+
+// RenewOperatorSession as broker.OperatorSessions.
+func (s *Sessions) RenewOperatorSession(_ context.Context, one broker.OperatorSession, until time.Time) error {
+	return s.writeIn(one.Turn-1, one, until)
+}
+
+func (s *Sessions) writeIn(turn int64, one broker.OperatorSession, until time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before, ok := s.list[one.ID]
+	switch {
+	case s.Fail != nil:
+		return s.Fail
+	case !ok || !time.Now().Before(before.until) || before.one.Turn != turn:
+		return broker.ErrNotFound
 	}
-	return s.BeginOperatorSession(ctx, one, until)
+	s.list[one.ID] = listed{one, until}
+	return nil
 }
 
 // OperatorSession as broker.OperatorSessions.
