@@ -52,6 +52,9 @@ type SignedInOperator struct {
 	OperatorSession
 	Grants []OperatorGrant
 	Own    bool // of whoever asks
+	// Unclear: the operator's epoch does not open, so nobody can tell whether the session is over. It opens no page until it does, or
+	// until another epoch is set (EndOperatorSessions).
+	Unclear bool
 }
 
 // SignedInOperators pages through who is signed in, newest first; next is "" on the last page. A page can have fewer than limit.
@@ -71,19 +74,23 @@ func (s *Service) SignedInOperators(ctx context.Context, op Operator, position s
 	if err != nil {
 		return nil, "", storeError("list the sessions", err)
 	}
-	epochs := map[string]string{}
+	epochs, unclear := map[string]string{}, map[string]bool{}
 	for _, one := range found {
 		epoch, known := epochs[one.Operator]
 		if !known {
 			if epoch, err = s.cfg.OperatorEpochs.OperatorEpoch(ctx, one.Operator); err != nil {
-				return nil, "", storeError("list the sessions", err)
+				if !errors.Is(err, ErrIntegrity) && !errors.Is(err, ErrKeyNotYet) && !errors.Is(err, ErrNewerFormat) {
+					return nil, "", storeError("list the sessions", err)
+				}
+				s.cfg.Log.WarnContext(ctx, "the epoch of an operator does not open: their sessions open no page until it does, or until all of them are ended anew", "operator", one.Operator, "error", err)
+				unclear[one.Operator] = true
 			}
 			epochs[one.Operator] = epoch
 		}
-		if epoch != "" && epoch != one.Epoch {
+		if !unclear[one.Operator] && epoch != "" && epoch != one.Epoch {
 			continue // all of this operator's were ended since it began
 		}
-		in := SignedInOperator{OperatorSession: one, Grants: s.OperatorGrants(one.Groups), Own: one.Operator == op.ID}
+		in := SignedInOperator{OperatorSession: one, Grants: s.OperatorGrants(one.Groups), Own: one.Operator == op.ID, Unclear: unclear[one.Operator]}
 		if one.ByToken {
 			in.Grants = []OperatorGrant{{Role: RoleAdmin}}
 		}

@@ -3,6 +3,7 @@ package broker_test
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,39 @@ func TestSignedInOperators(t *testing.T) {
 	}
 	h.Operators.FailStore = errors.New("down")
 	if _, _, err := h.Service.SignedInOperators(ctx, boss(), "", 10); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable {
+		t.Errorf("a store that is down: %v", err)
+	}
+}
+
+// An epoch that does not open takes nobody's list away: the sessions of that operator are on it, as what nobody can tell. A store that is
+// down still fails as a whole, and ending all of that operator's sessions mends it.
+func TestSignedInOperatorsUnclear(t *testing.T) {
+	h := withOperators(t)
+	defer drain(t, h)
+	now := time.Now().UTC()
+	for _, who := range []string{"oidc:s-1", "oidc:s-2"} {
+		id, err := broker.NewOperatorSessionID(now, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Operators.BeginOperatorSession(t.Context(), broker.OperatorSession{ID: id, Operator: who, Epoch: "old", Since: now, Seen: now}, now.Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fault := range []error{broker.ErrIntegrity, broker.ErrKeyNotYet, broker.ErrNewerFormat} {
+		h.Operators.FailEpochs = map[string]error{"oidc:s-2": fmt.Errorf("open: %w", fault)}
+		all, _, err := h.Service.SignedInOperators(t.Context(), boss(), "", 10)
+		if err != nil || len(all) != 2 {
+			t.Fatalf("%v: %d, %v", fault, len(all), err)
+		}
+		for _, in := range all {
+			if in.Unclear != (in.Operator == "oidc:s-2") {
+				t.Errorf("%v: %+v", fault, in)
+			}
+		}
+	}
+	h.Operators.FailEpochs = map[string]error{"oidc:s-2": errors.New("down")}
+	if _, _, err := h.Service.SignedInOperators(t.Context(), boss(), "", 10); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable {
 		t.Errorf("a store that is down: %v", err)
 	}
 }

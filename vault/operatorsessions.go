@@ -132,7 +132,7 @@ func (s *Store) OperatorSessions(ctx context.Context, position string, limit int
 			if err := s.EndOperatorSession(ctx, id); err != nil {
 				return nil, "", err
 			}
-		case errors.Is(err, broker.ErrIntegrity), errors.Is(err, broker.ErrNewerFormat):
+		case errors.Is(err, broker.ErrIntegrity), errors.Is(err, broker.ErrKeyNotYet), errors.Is(err, broker.ErrNewerFormat):
 			s.cfg.Log.WarnContext(ctx, "session left out of the list", "session", id, "error", err)
 		case err != nil:
 			return nil, "", err

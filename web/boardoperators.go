@@ -65,7 +65,7 @@ type operatorsPage struct {
 type sessionRow struct {
 	Who, Recorded, Roles, Way string
 	Since, Seen               moment
-	Own, This                 bool
+	Own, This, Unclear        bool
 	End, EndAll               string // addresses
 }
 
@@ -95,7 +95,7 @@ func (w *Web) showOperators(c echo.Context, status int, p operatorsPage) error {
 	for _, in := range found {
 		row := sessionRow{
 			Who: plain(cmp.Or(in.Name, in.Operator)), Recorded: plain(in.Operator), Roles: broker.Operator{Grants: in.Grants}.RoleNames(), Way: "your organisation",
-			Since: momentOf(in.Since), Seen: momentOf(in.Seen), Own: in.Own, This: in.ID == this,
+			Since: momentOf(in.Since), Seen: momentOf(in.Seen), Own: in.Own, This: in.ID == this, Unclear: in.Unclear,
 			End: "/dashboard/operators?" + url.Values{"session": {in.ID}}.Encode(), EndAll: "/dashboard/operators?" + url.Values{"operator": {in.Operator}}.Encode(),
 		}
 		if in.ByToken {

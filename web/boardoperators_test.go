@@ -129,3 +129,20 @@ func TestSignedInPages(t *testing.T) {
 		status(t, other.post("/dashboard/operators", url.Values{"session": {"zaa"}, "reason": {"x"}}), http.StatusForbidden)
 	}
 }
+
+// Whose record does not open is told so in their row, with what to do; the others' rows are as ever.
+func TestSignedInUnclear(t *testing.T) {
+	s := withLogin(t, nil)
+	s.service.Operators.Unclear = "oidc:broken"
+	s.signInAs("admin", "")
+	if err := s.sessions.BeginOperatorSession(t.Context(), broker.OperatorSession{ID: "zaa", Operator: "oidc:broken", Since: made, Seen: made}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	res := s.get("/dashboard/operators")
+	status(t, res, http.StatusOK)
+	page := body(t, res)
+	contains(t, page, "Unreadable", "end all of theirs", "Ada of admin")
+	if n := strings.Count(page, "Unreadable"); n != 1 {
+		t.Errorf("%d rows are unreadable", n)
+	}
+}

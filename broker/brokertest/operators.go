@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"sync"
@@ -21,7 +22,9 @@ type Operators struct {
 	People map[string]broker.OperatorIdentity
 	// Fail, if set, is what the next call at the provider returns, FailStore what every call of the store does.
 	Fail, FailStore error
-	IssuerRequired  bool
+	// FailEpochs is what OperatorEpoch returns for an operator.
+	FailEpochs     map[string]error
+	IssuerRequired bool
 	// EndsSessions: the provider has an end_session_endpoint.
 	EndsSessions bool
 	Redeemed     []broker.LoginResponse
@@ -150,7 +153,7 @@ func (o *Operators) UseSignIn(_ context.Context, state broker.Secret) error {
 func (o *Operators) OperatorEpoch(_ context.Context, operator string) (string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.epochs[operator], o.FailStore
+	return o.epochs[operator], cmp.Or(o.FailStore, o.FailEpochs[operator])
 }
 
 // SetOperatorEpoch is part of broker.OperatorEpochs.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,6 +133,23 @@ func testOperatorEpochs(r *rig) {
 		expect(who, epoch)
 	}
 	expect(who+"x", "")
+	// One that was damaged does not open, and counts as nobody's; the next one takes its place.
+	before := r.keys("tb:*:we:*")
+	other := "oidc:" + eventID()
+	if err := s.SetOperatorEpoch(r.ctx(), other, "three", time.Now().Add(time.Hour)); err != nil {
+		r.Fatal(err)
+	}
+	made := slices.DeleteFunc(r.keys("tb:*:we:*"), func(key string) bool { return slices.Contains(before, key) })
+	if len(made) != 1 {
+		r.Fatalf("%d keys of an epoch", len(made))
+	}
+	r.raw("HSET", made[0], "b", "damaged")
+	_, err := r.store().OperatorEpoch(r.ctx(), other)
+	is(r, err, broker.ErrIntegrity, "a damaged one")
+	if err := s.SetOperatorEpoch(r.ctx(), other, "four", time.Now().Add(time.Hour)); err != nil {
+		r.Fatal(err)
+	}
+	expect(other, "four")
 	if err := s.SetOperatorEpoch(r.ctx(), who, "past", time.Now().Add(-time.Second)); err != nil {
 		r.Fatal(err)
 	}

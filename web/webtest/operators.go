@@ -20,6 +20,8 @@ type Operators struct {
 	Roles []broker.OperatorRole
 	// Epochs, if set, is told the operators whose sessions EndOperatorSessions ends.
 	Epochs broker.OperatorEpochs
+	// Unclear is an operator whose epoch does not open.
+	Unclear string
 	// List, if set, is who is signed in.
 	List broker.OperatorSessions
 }
@@ -79,7 +81,7 @@ func (s *Service) SignedInOperators(ctx context.Context, op broker.Operator, pos
 	}
 	found, next, err := s.Operators.List.OperatorSessions(ctx, position, limit)
 	for _, one := range found {
-		in := broker.SignedInOperator{OperatorSession: one, Grants: s.OperatorGrants(one.Groups), Own: one.Operator == op.ID}
+		in := broker.SignedInOperator{OperatorSession: one, Grants: s.OperatorGrants(one.Groups), Own: one.Operator == op.ID, Unclear: s.Operators.Unclear == one.Operator}
 		if one.ByToken {
 			in.Grants = []broker.OperatorGrant{{Role: broker.RoleAdmin}}
 		}
