@@ -26,7 +26,7 @@ const (
 	revokeBatchMost = 50
 	// revokeRounds is how often the job looks from the beginning for what was connected meanwhile.
 	revokeRounds = 20
-	// revokeBatchTries is how often a batch is tried whose provider throttles, or does not answer; then the grants are ended here
+	// revokeBatchTries is how often the same connections are tried whose provider throttles, or does not answer; then the grants are ended here
 	// alone.
 	revokeBatchTries = 15
 	// revokeSkips is how many may be left over that can't be ended.
@@ -106,8 +106,12 @@ func liveOf(tenant, connector string) func(ConnectionClass) bool {
 // finishes exactly those, and counts each once.
 type revokePosition struct {
 	Batch []revokeItem `json:"b,omitempty"`
-	Tries int          `json:"n,omitempty"` // of the batch
-	Until int64        `json:"u,omitempty"` // ms: the provider shall be left alone till then
+	// Tries is how often the first Tried of the batch were tried, at Rate connections a second. What comes behind them has tries of its own,
+	// and so has the same at another rate: an operator lowers it because the provider throttles.
+	Tries int   `json:"n,omitempty"`
+	Tried int   `json:"nt,omitempty"`
+	Rate  int   `json:"nr,omitempty"`
+	Until int64 `json:"u,omitempty"` // ms: the provider shall be left alone till then
 	// Round counts from 0; Found is what this one has found. The last one finds nothing. Each reads the index, and then the records
 	// themselves (Listing), which miss nothing: tenant after tenant.
 	// Skipped can't be ended, and are not tried again.
@@ -148,18 +152,23 @@ func (s *Service) stepRevokeAll(ctx context.Context, job Job) (jobStep, error) {
 	}
 	// A second's worth: the batch may have been made while the rate was higher.
 	began, size := s.cfg.Now(), min(len(at.Batch), max(1, job.Rate))
+	if at.Tries > 0 && at.Rate == job.Rate {
+		size = min(size, max(1, at.Tried))
+	} else {
+		at.Tries = 0
+	}
 	later := at.Batch[size:]
 	left, throttled, err := s.revokeBatch(ctx, job, &at, at.Batch[:size], &step.progress)
 	if err != nil {
 		return step, err
 	}
 	if at.Batch, at.Until = append(left, later...), 0; len(left) > 0 {
-		at.Tries++
+		at.Tries, at.Tried, at.Rate = at.Tries+1, len(left), job.Rate
 		step.wait = min(max(throttled, time.Second), revokePauseMost)
 		at.Until, step.progress.Note = s.cfg.Now().Add(step.wait).UnixMilli(), "the provider throttles or does not answer: it is asked again soon"
 		return step.at(at)
 	}
-	if at.Tries = 0; ctx.Err() != nil {
+	if at.Tries, at.Tried, at.Rate = 0, 0, 0; ctx.Err() != nil {
 		return step.at(at)
 	}
 	// So many a second, however fast the provider is.
