@@ -77,7 +77,7 @@ func (o object) operatorLogin() (*login.OperatorConfig, time.Duration) {
 	if !ok {
 		return nil, recheck
 	}
-	recheck = l.duration("recheck", recheck, time.Second, broker.LongestSession)
+	recheck = l.duration("recheck", recheck, shortestRecheck, broker.LongestSession)
 	cfg := &login.OperatorConfig{
 		ClientConfig: l.loginClient("tokenbroker-dashboard"), GroupsClaim: l.text("groups_claim", "groups", claimName), NameClaim: l.text("name_claim", "", claimName),
 		SignOutHere: l.text("sign_out", "provider", oneOf("provider", "here")) == "here",

@@ -85,6 +85,7 @@ func TestDashboardProblems(t *testing.T) {
 			`(?s):9: dashboard.roles\[0\].role must be one of viewer, operator, auditor, admin.*:10: dashboard.roles\[1\].tenant must be the tenant of a client.*:11: dashboard.roles\[2\].tenant is empty.*` +
 				`:12: dashboard.roles\[3\].group is missing.*:13: dashboard.roles\[4\].group must be a group exactly.*:14: unknown key "tenants" in dashboard.roles\[5\]; did you mean "tenant".*:15: dashboard.roles\[6\] must be a mapping.*:17: dashboard.roles\[8\] is the same as on line 16`},
 		{"  session: {idle: 10s, absolute: 200h}\n", `(?s):7: dashboard.session.idle must be a length of time from 1m0s.*:7: dashboard.session.absolute must be .*168h`},
+		{"  login: {issuer: https://sso.example.com, client_id: x, recheck: 59s}\n  roles: [{group: g, role: admin}]\n", `:7: dashboard.login.recheck must be a length of time from 1m0s to 168h0m0s, such as 1h0m0s`},
 		{"  session: {idle: 2h, absolute: 1h}\n", `:7: dashboard.session.idle is longer than absolute`},
 		{"  tokens: x\n", `:7: unknown key "tokens" in dashboard; known here: token_sha256, login, roles, session`},
 	} {
