@@ -19,7 +19,7 @@ type Client struct {
 	Login bool
 	// SubjectTokens: it must prove who the user is, by a token of an issuer that the operator named; its word alone does not count.
 	SubjectTokens bool
-	// ActorTokens: which agent acts counts by a token of it alone (decisions/0040). ActorsRequired: and there must be one.
+	// ActorTokens: which agent acts counts by a token of it alone (decisions/0038). ActorsRequired: and there must be one.
 	ActorTokens, ActorsRequired bool
 	// ManageConnectors: it may make, change and delete connectors of its tenant.
 	ManageConnectors bool
