@@ -105,8 +105,7 @@ func TestTabsLookUpGroupsTogether(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			group, second := "admin", (func() *http.Response)(nil)
-			var s *site
-			s = withRecheck(t, &group, func(broker.OperatorAgain) {
+			s := withRecheck(t, &group, func(broker.OperatorAgain) {
 				if now := second; now != nil {
 					second = nil
 					res := now()
