@@ -3,6 +3,7 @@ package broker_test
 import (
 	"context"
 	"regexp"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,9 +25,10 @@ func TestTriesAreOfTheirRate(t *testing.T) {
 			defer drain(t, h)
 			many(t, h, 12)
 			job := revokeAll(t, h, 20)
-			throttles := true
+			var throttles atomic.Bool
+			throttles.Store(true)
 			h.Provider.BeforeRevoke = func(context.Context, string) error {
-				if throttles {
+				if throttles.Load() {
 					return &broker.UpstreamError{Class: broker.ClassThrottled, Status: 429, RetryAfter: 5 * time.Second}
 				}
 				return nil
@@ -57,7 +59,7 @@ func TestTriesAreOfTheirRate(t *testing.T) {
 			}
 			change(broker.JobResume)
 			time.Sleep(8 * time.Second)
-			throttles = false
+			throttles.Store(false)
 			time.Sleep(time.Minute)
 			stop()
 			if now := getJob(t, h, job.ID); now.State != broker.JobDone || now.Progress.Done != 12-rate.failed || now.Progress.Failed != rate.failed {
