@@ -104,7 +104,7 @@ func (s *Store) openCut(name trailName, record map[string][]byte) (*cut, error) 
 		return c, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("where the audit trail was cut: %w", err)
+		return nil, fmt.Errorf("where the audit trail was cut: %w", s.keyOfTrail(name, string(record[fieldBody]), err))
 	}
 	c.storedCut, c.version = body, version
 	gone, good := unpackGone(body.Gone)

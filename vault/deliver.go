@@ -168,6 +168,7 @@ func (d *delivery) round(ctx context.Context) (more bool, err error) {
 	if err != nil || !mine {
 		return false, err
 	}
+	d.store.lookForKeys(ctx)
 	names, err := d.due(ctx, d.store, everyShard())
 	if err != nil {
 		return false, err
@@ -314,6 +315,7 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 				first = id
 			}
 			if lines, err = d.lines(lines, name, e); errors.Is(err, broker.ErrKeyNotYet) {
+				d.store.meetKeys(found[i][j:])
 				waits = true
 				break
 			} else if err != nil {

@@ -136,11 +136,11 @@ func (s *Store) payload(e *broker.Entry) ([]byte, error) {
 	return payload, nil
 }
 
-// openEntry opens the sealed part.
+// openEntry opens the sealed part. broker.ErrKeyNotYet: its key may come.
 func (s *Store) openEntry(name trailName, e TrailEntry) (payload []byte, entry storedEntry, err error) {
 	payload, err = s.seals.openBody(name, e)
 	if err != nil {
-		return nil, storedEntry{}, fmt.Errorf("audit entry: %w", err)
+		return nil, storedEntry{}, fmt.Errorf("audit entry: %w", s.keyOfTrail(name, sealOf(e.Body), err))
 	}
 	if e.Body[0] == entryBinary {
 		clear, _, err := parseMeta(e.Meta)

@@ -146,6 +146,7 @@ func (s *Store) indexTrail(ctx context.Context, rest pace) (more bool, err error
 		return false, fmt.Errorf("follow the audit trail: %w", err)
 	}
 	f.in(identity)
+	f.store.lookForKeys(ctx)
 	mine, more, err := f.claim(ctx)
 	if err != nil {
 		return false, fmt.Errorf("follow the audit trail: %w", err)
@@ -235,12 +236,13 @@ func (f *follower) read(ctx context.Context, names []trailName, batch map[tally]
 		}
 		stream.idle = 0
 		full := len(found[i]) == followChunk
-		for _, e := range found[i] {
+		for j, e := range found[i] {
 			id, err := parseStreamID(e.ID)
 			if err != nil {
 				return false, fmt.Errorf("read audit trail: %w", err)
 			}
 			if !f.add(batch, name, id, e) {
+				f.store.meetKeys(found[i][j:])
 				full = false
 				break // this stream stands, until the key is here; others go on
 			}

@@ -36,6 +36,15 @@ func with(ids map[uint32]bool, id uint32) map[uint32]bool {
 	return ids
 }
 
+// meet has the next attempt tell of the id too.
+func (l *keyLooks) meet(id uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.absent[id] {
+		l.met = with(l.met, id)
+	}
+}
+
 // newerKeys asks for a newer keyset, at most once in a while, and returns the keys where that of the id was looked for since somebody
 // met it. broker.ErrKeyNotYet: it was not, or the last attempt failed; the value may be in order, and whoever meets it gets that error
 // until an attempt succeeds.

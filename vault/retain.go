@@ -136,6 +136,7 @@ func (s *Store) TrimTrail(ctx context.Context) (more bool, err error) {
 		r.tell(mine, 0, false, err)
 		return false, err
 	}
+	s.lookForKeys(ctx)
 	more, below, err := r.round(ctx)
 	r.tell(true, below, more, err)
 	return more, err

@@ -157,7 +157,7 @@ func (p *primitives) lacks(id uint32) error {
 			return fmt.Errorf("open: key %d is %s: %w", id, info.Status, broker.ErrIntegrity)
 		}
 	}
-	return fmt.Errorf("open: no key of id %d in the keyset: %w", id, broker.ErrIntegrity)
+	return absentKey{id}
 }
 
 // isErased tells that the tenant's keyset was destroyed: nothing of the tenant is read any more, whatever key sealed it.

@@ -41,11 +41,14 @@ func (s *Store) EntriesSealedBy(ctx context.Context, key uint32) (SealedEntries,
 }
 
 // entryKey is the key that sealed the body of an entry.
-func entryKey(body string) (uint32, bool) {
+func entryKey(body string) (uint32, bool) { return keyID([]byte(sealOf(body))) }
+
+// sealOf is what of the body is a seal.
+func sealOf(body string) string {
 	if len(body) > 0 && body[0] == entryBinary {
-		body = body[1:]
+		return body[1:]
 	}
-	return keyID([]byte(body))
+	return body
 }
 
 func latest(a, b time.Time) time.Time {

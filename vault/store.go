@@ -96,6 +96,7 @@ type Store struct {
 	signer      *signer   // nil: the trail is not signed
 	trimFailure atomic.Pointer[error]
 	deliveries  []*delivery // of Config.Sinks
+	keyWaits    keyWaits
 	// connectors are this process's writes of tenants' connectors.
 	connectors connectorWrites
 	// switches is what this process knows of the table of kill switches.

@@ -45,6 +45,7 @@ func (s *Store) Verify(ctx context.Context) (Report, error) { return s.verifyAll
 // verifyAll walks through all streams, and compares them with what is signed, unless that is nil.
 func (s *Store) verifyAll(ctx context.Context, signed *signedTrail) (Report, error) {
 	var report Report
+	s.lookForKeys(ctx)
 	streams, err := s.trailNames(ctx)
 	if err != nil {
 		return report, fmt.Errorf("verify: %w", err)
@@ -190,6 +191,7 @@ func (s *Store) VerifyTrail(ctx context.Context, tenant, position string, budget
 	var report Report
 	var todo []foundTrail
 	after := trailName{}
+	s.lookForKeys(ctx)
 	next := func(done trailName) string { return hex.EncodeToString([]byte{done.shard}) + done.tenant }
 	names, err := s.indexedTrails(ctx)
 	if err != nil {
