@@ -75,11 +75,17 @@ func (s *Service) settlePlaces(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StoreTimeout)
 	defer cancel()
 	for i, one := range due {
-		if err := s.settlePlace(ctx, one); err != nil {
-			s.doubts.add(due[i:]...)
-			s.cfg.Log.DebugContext(ctx, "places of consents that may not have been made are not given back yet", "error", err)
-			return
+		err := s.settlePlace(ctx, one)
+		if err == nil {
+			continue
 		}
+		s.cfg.Log.DebugContext(ctx, "places of consents that may not have been made are not given back yet", "error", err)
+		if errors.Is(err, ErrIntegrity) || errors.Is(err, ErrNewerFormat) || errors.Is(err, ErrKeyNotYet) {
+			s.doubts.add(one) // that one can't be read; the others may be
+			continue
+		}
+		s.doubts.add(due[i:]...)
+		return
 	}
 }
 

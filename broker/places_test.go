@@ -229,6 +229,39 @@ func TestThreat68ErrorsTakeNoPlaces(t *testing.T) {
 	}
 }
 
+// One consent that can't be read keeps nobody else's places.
+func TestThreat68UnreadableConsentHoldsItsOwnPlaceAlone(t *testing.T) {
+	l := newLimited(t, 1, broker.Limits{Subject: broker.Limit{Consents: 3}, Client: broker.Limit{Consents: 100}})
+	unreadable := 0
+	l.Store.Before = func(_ context.Context, operation string) error {
+		switch operation {
+		case "CreateConsent":
+			return errors.New("the store is away")
+		case "Consent":
+			if unreadable++; unreadable == 1 {
+				return broker.ErrIntegrity
+			}
+		}
+		return nil
+	}
+	for range 3 {
+		if _, err := l.consent("chat", "acme", "u", "192.0.2.1"); broker.CodeOf(err) != broker.CodeTemporarilyUnavailable {
+			t.Fatalf("a consent while the store fails: %v", err)
+		}
+	}
+	l.now = l.now.Add(time.Minute)
+	if err := broker.FollowLimits(l.Service); err != nil {
+		t.Fatal(err)
+	}
+	if held := l.shared.Held()["subject_consents"]; held != 1 {
+		t.Errorf("%d places are held, want that of the one that can't be read", held)
+	}
+	l.now = l.now.Add(time.Minute)
+	if err := broker.FollowLimits(l.Service); err != nil || l.shared.Held()["subject_consents"] != 0 {
+		t.Errorf("once it can: %v, %v", l.shared.Held(), err)
+	}
+}
+
 // Threats 68 and 73: a consent that ends at a replica whose clock is ahead gives its places back all the same: they end by the store's
 // clock, by which its link still lives. So do those that the store did not take back at first.
 func TestThreat68PlacesOfSkewedClocks(t *testing.T) {

@@ -252,6 +252,18 @@ func TestAddressRules(t *testing.T) {
 		{"64:ff9b::7f00:1", false, false, false},
 		{"64:ff9b::a00:1", false, true, false},
 		{"2002:a00:1::", false, true, false},
+		{"64:ff9b:1::a9fe:a9fe", false, false, false}, // translated in the operator's own network (RFC 8215)
+		{"64:ff9b:1:0:a:0:7f00:1", false, false, false},
+		{"::10.0.0.1", false, false, false},
+		{"::142.250.1.1", false, false, false},
+		{"::ffff:0:10.0.0.1", false, false, false},
+		{"2001:0:1:2::a00:1", false, false, false}, // Teredo
+		{"2001:4860:4860::8888", true, true, false},
+		{"2620:fe::fe", true, true, false},
+		{"3fff::1", false, false, false},
+		{"5f00::1", false, false, false},
+		{"4000::1", false, false, false},
+		{"192.88.99.1", false, false, false},
 		{"169.254.169.254", false, false, false},
 		{"::ffff:169.254.169.254", false, false, false},
 		{"64:ff9b::a9fe:a9fe", false, false, false},

@@ -91,11 +91,12 @@ var (
 	// What no provider has: link-local (with the metadata services of clouds), shared and reserved ranges (RFC 6890).
 	never = prefixes("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",
 		"224.0.0.0/4", "240.0.0.0/4", "100.100.100.200/32", "168.63.129.16/32", "::/128", "fe80::/10", "fec0::/10", "ff00::/8",
-		"fd00:ec2::/32", "fd20:ce::/32", "2001:db8::/32", "100::/64")
+		"fd00:ec2::/32", "fd20:ce::/32", "2001:db8::/32", "100::/64", "192.88.99.0/24", "2001::/32", "3fff::/20")
 	private = prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "fc00::/7")
-	// Prefixes that carry an IPv4 address in their last 32 bits, or right after 16.
-	nat64 = netip.MustParsePrefix("64:ff9b::/96")
-	sixTo = netip.MustParsePrefix("2002::/16")
+	// unicast is what IPv6 addresses of the internet begin with; the others carry an IPv4 address in their last 32 bits, or right after 16.
+	unicast = netip.MustParsePrefix("2000::/3")
+	nat64   = netip.MustParsePrefix("64:ff9b::/96")
+	sixTo   = netip.MustParsePrefix("2002::/16")
 )
 
 func prefixes(list ...string) []netip.Prefix {
@@ -128,5 +129,7 @@ func (r addressRule) allows(addr netip.Addr) bool {
 			return r.private
 		}
 	}
-	return true
+	// Beside those there is nothing public but this (RFC 4291 section 2.4, the registry of IANA): other forms carry IPv4 addresses, or an
+	// operator's own network translates them (64:ff9b:1::/48, ::a.b.c.d, ::ffff:0:a.b.c.d).
+	return addr.Is4() || unicast.Contains(addr)
 }

@@ -116,9 +116,13 @@ func cause(err error) string {
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
-		err = op.Err
+		return op.Err.Error()
 	}
-	return err.Error()
+	if errors.Is(err, context.Canceled) {
+		return err.Error()
+	}
+	text, _, _ := strings.Cut(err.Error(), `"`) // net/http quotes any amount of an answer that it can't read
+	return strings.TrimRight(text[:min(len(text), 200)], ": ")
 }
 
 // BaseURL checks the address of a service: https, and http on loopback alone; scheme and host, without a path.

@@ -116,6 +116,25 @@ func TestOTLP(t *testing.T) {
 	if err := to.Append(within(t, time.Minute), lines(event)); err == nil || strings.Contains(err.Error(), "canary") {
 		t.Errorf("rejected: %v", err)
 	}
+	// What was not heard to its end may be a refusal.
+	partial := `{"partialSuccess":{"rejectedLogRecords":"1"}}`
+	for name, said := range map[string]string{"long": `{"x":"` + strings.Repeat("y", maxAnswer) + `",` + partial[1:], "cut": partial[:20], "odd": `{"partialSuccess":"1 of them"}`} {
+		if answer = said; to.Append(within(t, time.Minute), lines(event)) == nil {
+			t.Errorf("%s: taken for a yes", name)
+		}
+	}
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(partial)))
+		_, _ = io.WriteString(w, partial[:20])
+		panic(http.ErrAbortHandler)
+	})
+	if err := to.Append(within(t, time.Minute), lines(event)); err == nil {
+		t.Error("an answer that breaks off: taken for a yes")
+	}
+	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if err := to.Append(within(t, time.Minute), lines(event)); err != nil {
+		t.Errorf("an empty answer: %v", err)
+	}
 }
 
 // frame reads one message behind its length.

@@ -1,6 +1,7 @@
 package sinks
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -67,8 +68,17 @@ type otlpRequest struct {
 // What is said in a way that can't be read is no number of 0.
 func refusedOf(said []byte) string {
 	var answer, partial map[string]json.RawMessage
-	if json.Unmarshal(said, &answer) != nil || json.Unmarshal(answer["partialSuccess"], &partial) != nil {
+	if json.Unmarshal(said, &answer) != nil {
+		if bytes.HasPrefix(bytes.TrimSpace(said), []byte("{")) {
+			return "some" // it began to say something
+		}
+		return "" // nothing, or not in the protocol's words
+	}
+	if told := answer["partialSuccess"]; len(told) == 0 || string(told) == "null" {
 		return ""
+	}
+	if json.Unmarshal(answer["partialSuccess"], &partial) != nil {
+		return "some"
 	}
 	switch n := strings.Trim(string(partial["rejectedLogRecords"]), `"`); n {
 	case "", "null", "0":
@@ -105,9 +115,12 @@ func (o *OTLP) Append(ctx context.Context, lines [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("post to %s: %w", o.Name(), err)
 	}
-	said, err := o.hook.exchange(ctx, "application/json", body)
+	said, whole, err := o.hook.exchange(ctx, "application/json", body)
 	if err != nil {
 		return err
+	}
+	if !whole {
+		return fmt.Errorf("post to %s: its answer breaks off, or is longer than %d bytes, and may say that it did not take all records", o.Name(), maxAnswer)
 	}
 	if n := refusedOf(said); n != "" {
 		return fmt.Errorf("post to %s: it took all but %.20q records", o.Name(), n)

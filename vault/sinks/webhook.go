@@ -46,29 +46,30 @@ const maxAnswer = 64 << 10
 
 // post posts; nothing in the answer counts but its status.
 func (w *Webhook) post(ctx context.Context, kind string, body []byte) error {
-	_, err := w.exchange(ctx, kind, body)
+	_, _, err := w.exchange(ctx, kind, body)
 	return err
 }
 
-func (w *Webhook) exchange(ctx context.Context, kind string, body []byte) (said []byte, err error) {
+// exchange posts, and returns what was answered; whole: that is all of it.
+func (w *Webhook) exchange(ctx context.Context, kind string, body []byte) (said []byte, whole bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("post to %s: the URL is not usable", w.Name())
+		return nil, false, fmt.Errorf("post to %s: the URL is not usable", w.Name())
 	}
 	req.Header.Set("Content-Type", kind)
 	resp, err := w.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("post to %s: %w", w.Name(), sayable(err))
+		return nil, false, fmt.Errorf("post to %s: %w", w.Name(), sayable(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
-	said, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	said, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, fmt.Errorf("post to %s: it answered %d", w.Name(), resp.StatusCode)
+		return nil, false, fmt.Errorf("post to %s: it answered %d", w.Name(), resp.StatusCode)
 	}
 	if err != nil && ctx.Err() != nil {
-		return nil, fmt.Errorf("post to %s: its answer has no end: %w", w.Name(), ctx.Err())
+		return nil, false, fmt.Errorf("post to %s: its answer has no end: %w", w.Name(), ctx.Err())
 	}
-	return said, nil
+	return said, err == nil && len(said) <= maxAnswer, nil
 }
 
 // sayable is what may be said of an error of the client: no path, and no answer, of which net/http quotes any amount.
