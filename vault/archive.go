@@ -151,20 +151,20 @@ func (a *archiver) stream(ctx context.Context, s *Store, name trailName, to stri
 		}
 		bounded = true
 	}
-	fault, err = w.each(ctx, "-", func(e StreamEntry) *Fault {
+	fault, err = w.each(ctx, "-", func(e StreamEntry) (*Fault, error) {
 		if id, err := parseStreamID(e.ID); err == nil && (bounded && limit.less(id) || looked >= most) {
 			more = more || looked >= most && !(bounded && limit.less(id))
 			if beyond = true; !pending(chains) {
-				return &Fault{What: enough}
+				return &Fault{What: enough}, nil
 			}
 		}
-		if fault := w.entry(e); fault != nil {
-			return fault
+		if fault, err := w.entry(e); fault != nil || err != nil {
+			return fault, err
 		}
 		if !beyond {
 			last, looked = e.ID, looked+1
 		}
-		return nil
+		return nil, nil
 	})
 	if fault != nil && fault.What == enough {
 		fault = nil

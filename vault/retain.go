@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -342,6 +343,9 @@ func (r *retainer) stream(ctx context.Context, d dueStream, rule string, said ma
 		began := time.Now()
 		t, fault, err := r.prepare(ctx, d, rule)
 		switch {
+		case errors.Is(err, broker.ErrKeyNotYet): // it can be read in a while, and nothing is wrong with it
+			r.behind = true
+			return false, nil
 		case err != nil:
 			return false, err
 		case fault != nil:

@@ -9,6 +9,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"tokenbroker/broker"
 )
 
 // maxArchived is how many entries of a stream go into one archive; the rest go into the next.
@@ -54,13 +56,18 @@ func (r *retainer) archive(ctx context.Context, due []dueStream) (there []dueStr
 			to := streamID{ms: below - 1, n: math.MaxUint64}.String()
 			had := r.archived[d.name]
 			last, more, fault, err := a.stream(ctx, s, d.name, to, maxArchived, func(good goodEntry) bool { return had.less(good.id) })
-			if err != nil {
+			waits := errors.Is(err, broker.ErrKeyNotYet) // what lies before is in the file, and the rest comes in another one
+			if err != nil && !waits {
 				return err
 			}
 			if last != "" { // also what is good before a fault is in the file, and need not be in another one
 				if ends[d.name], err = parseStreamID(last); err != nil {
 					return err
 				}
+			}
+			if waits {
+				r.behind = true
+				continue
 			}
 			if fault != nil {
 				r.hold(ctx, d.name, fault)
@@ -100,6 +107,10 @@ func (r *retainer) mended(ctx context.Context, due []dueStream) ([]dueStream, er
 			nothing := newArchiver(io.Discard, nil, archiveHead{})
 			to := streamID{ms: d.below - 1, n: math.MaxUint64}.String()
 			_, _, fault, err := nothing.stream(ctx, r.store, d.name, to, maxArchived, func(goodEntry) bool { return false })
+			if errors.Is(err, broker.ErrKeyNotYet) {
+				r.behind = true
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -60,8 +60,8 @@ func (r *retainer) prepare(ctx context.Context, d dueStream, rule string) (*trim
 		s.listsOf(lists, d.name.tenant, id, entry)
 	}
 	for _, e := range found[0] {
-		if fault := w.entry(e); fault != nil {
-			return nil, fault, nil
+		if fault, err := w.entry(e); fault != nil || err != nil {
+			return nil, fault, err
 		}
 		if fresh != nil {
 			return nil, fresh, nil

@@ -22,14 +22,14 @@ func (s *Store) EntriesSealedBy(ctx context.Context, key uint32) (SealedEntries,
 	}
 	for _, stream := range streams {
 		w, before := s.walkOf(stream.name), out.Entries
-		if _, err := w.each(ctx, "-", func(e StreamEntry) *Fault {
+		if _, err := w.each(ctx, "-", func(e StreamEntry) (*Fault, error) {
 			if id, ok := entryKey(e.Body); ok && id == key {
 				out.Entries++
 				if at, err := parseStreamID(e.ID); err == nil {
 					out.Newest = latest(out.Newest, time.UnixMilli(int64(at.ms)).UTC())
 				}
 			}
-			return nil
+			return nil, nil
 		}); err != nil {
 			return out, fmt.Errorf("read the trail: %w", err)
 		}

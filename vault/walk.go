@@ -32,8 +32,6 @@ type walk struct {
 	alarms int
 	alarm  string
 	erased int // of the entries, those whose key was destroyed with the tenant's keyset
-	// notYet: an entry is sealed with a key that this process may have in a moment (broker.ErrKeyNotYet). Nothing can be said of it.
-	notYet error
 }
 
 // writerWalk is how far the chain of one writer was followed.
@@ -77,7 +75,7 @@ func (w *walk) run(ctx context.Context) (*Fault, error) {
 	}
 	w.begin(at)
 	w.want(heads)
-	fault, err = w.each(ctx, "-", func(e StreamEntry) *Fault { return w.entry(e) })
+	fault, err = w.each(ctx, "-", w.entry)
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +103,8 @@ func (w *walk) want(heads map[string]foundHead) {
 	}
 }
 
-// each calls check with the entries from a stream id on until it returns a fault.
-func (w *walk) each(ctx context.Context, from string, check func(StreamEntry) *Fault) (*Fault, error) {
+// each calls check with the entries from a stream id on until it returns a fault or an error.
+func (w *walk) each(ctx context.Context, from string, check func(StreamEntry) (*Fault, error)) (*Fault, error) {
 	for {
 		query := StreamQuery{Key: streamKey(w.name.shard, w.name.tenant), From: from, To: "+", Limit: verifyChunk}
 		found, err := readPatiently(ctx, func(ctx context.Context) ([][]StreamEntry, error) {
@@ -116,12 +114,8 @@ func (w *walk) each(ctx context.Context, from string, check func(StreamEntry) *F
 			return nil, err
 		}
 		for _, e := range found[0] {
-			fault := check(e)
-			if w.notYet != nil {
-				return nil, w.notYet
-			}
-			if fault != nil {
-				return fault, nil
+			if fault, err := check(e); fault != nil || err != nil {
+				return fault, err
 			}
 			from = "(" + e.ID
 		}
@@ -144,12 +138,12 @@ func (w *walk) writer(name string) *writerWalk {
 	return writer
 }
 
-// entry checks the next entry of the stream. Where w.notYet is set behind it, it could not.
-func (w *walk) entry(e StreamEntry) *Fault {
+// entry checks the next entry of the stream. broker.ErrKeyNotYet: nothing can be said of it until its key is here.
+func (w *walk) entry(e StreamEntry) (*Fault, error) {
 	if at, err := parseStreamID(e.ID); err == nil && w.cut.version > 0 && !w.cut.upto.less(at) {
-		return nil // said to be dropped; a step that stopped in the middle left it, and the next one takes it away
+		return nil, nil // said to be dropped; a step that stopped in the middle left it, and the next one takes it away
 	}
-	unreadable := func(what string) *Fault { return &Fault{Entry: e.ID, After: w.last, What: what} }
+	unreadable := func(what string) (*Fault, error) { return &Fault{Entry: e.ID, After: w.last, What: what}, nil }
 	m, unlinked, err := parseMeta(e.Meta)
 	if err != nil {
 		return unreadable("changed or forged: its clear part can't be read")
@@ -160,8 +154,7 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	}
 	payload, entry, err := w.store.openEntry(w.name, e.TrailEntry)
 	if errors.Is(err, broker.ErrKeyNotYet) {
-		w.notYet = fmt.Errorf("entry %s: %w", e.ID, err)
-		return unreadable("not read")
+		return nil, fmt.Errorf("entry %s: %w", e.ID, err)
 	}
 	erased := errors.Is(err, broker.ErrTenantErased)
 	if erased {
@@ -173,15 +166,20 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	if err != nil {
 		return unreadable("changed or forged: its seal does not open here")
 	}
-	events := entry.events()
-	bad := func(what string) *Fault { return &Fault{Entry: e.ID, Event: events[0].ID, What: what} }
+	return w.opened(e.ID, goodEntry{id: id, meta: m, unlinked: unlinked, payload: payload, entry: entry, erased: erased}), nil
+}
+
+// opened checks an entry that could be read; it is good if nothing is returned.
+func (w *walk) opened(at string, e goodEntry) *Fault {
+	m, events := e.meta, e.entry.events()
+	bad := func(what string) *Fault { return &Fault{Entry: at, Event: events[0].ID, What: what} }
 	writer := w.writer(m.writer)
 	switch {
 	case m.seq <= writer.at.seq:
 		return bad("reordered or repeated: an entry of an earlier place in its chain lies behind a later one")
 	case m.seq > writer.at.seq+1:
-		return writer.gap(m.seq-1, e.ID, events[0].ID, "between the entries of a chain")
-	case !erased && linkOf(writer.at.link, unlinked, payload) != m.link:
+		return writer.gap(m.seq-1, at, events[0].ID, "between the entries of a chain")
+	case !e.erased && linkOf(writer.at.link, e.unlinked, e.payload) != m.link:
 		return bad("changed: its link does not follow from the entry before it")
 	}
 	for _, a := range m.attests {
@@ -193,9 +191,9 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	if r := m.resumes; r != nil {
 		old := w.writer(r.writer)
 		if old.at.seq < r.seq {
-			w.loses(old, r.seq, e.ID, events[0].ID, "which the store had acknowledged and lost")
+			w.loses(old, r.seq, at, events[0].ID, "which the store had acknowledged and lost")
 		} else if !old.has(r.seq, r.link) {
-			w.replaced(old, r.seq, e.ID, events[0].ID)
+			w.replaced(old, r.seq, at, events[0].ID)
 		}
 		// Its head may be gone with its last entries, and says nothing that is not known from here.
 		old.resumed = true
@@ -203,23 +201,23 @@ func (w *walk) entry(e StreamEntry) *Fault {
 	for _, f := range m.found {
 		switch old := w.writer(f.writer); {
 		case old.at.seq < f.seq: // which may be since its writer looked
-			w.loses(old, f.seq, e.ID, events[0].ID, "that were there when the next chain began")
+			w.loses(old, f.seq, at, events[0].ID, "that were there when the next chain began")
 		case !old.has(f.seq, f.link):
-			w.replaced(old, f.seq, e.ID, events[0].ID)
+			w.replaced(old, f.seq, at, events[0].ID)
 		}
 	}
 	if want := writer.wanted; want != nil && want.seq == m.seq && want.link != m.link {
 		return bad("changed: the head names another entry in its place")
 	}
-	before := writer.at.link
+	e.before = writer.at.link
 	writer.at = position{writer: m.writer, seq: m.seq, link: m.link}
-	writer.places[m.seq] = placed{id: id, link: m.link}
-	writer.lastID = e.ID
+	writer.places[m.seq] = placed{id: e.id, link: m.link}
+	writer.lastID = at
 	if last := events[len(events)-1].ID; last != "" {
 		writer.lastEvent, w.last = last, last
 	}
 	w.entries++
-	if !erased {
+	if !e.erased {
 		w.events += len(events)
 	}
 	if m.kind == string(broker.EventIntegrityFailed) {
@@ -228,10 +226,10 @@ func (w *walk) entry(e StreamEntry) *Fault {
 		}
 	}
 	if w.signed != nil {
-		w.signed.entry(m, id, events[0].ID)
+		w.signed.entry(m, e.id, events[0].ID)
 	}
 	if w.seen != nil {
-		w.seen(goodEntry{id: id, meta: m, before: before, unlinked: unlinked, payload: payload, entry: entry, erased: erased})
+		w.seen(e)
 	}
 	return nil
 }
@@ -320,30 +318,30 @@ func (w *walk) neighbours(ctx context.Context, fault *Fault, place string) (err 
 	if fault.Before, err = w.readableAfter(ctx, at.String()); err != nil || fault.After != "" {
 		return err
 	}
-	_, err = w.each(ctx, "-", func(e StreamEntry) *Fault {
+	_, err = w.each(ctx, "-", func(e StreamEntry) (*Fault, error) {
 		id, err := parseStreamID(e.ID)
 		if err != nil || !id.less(at) {
-			return &Fault{}
+			return &Fault{}, nil
 		}
 		if _, entry, err := w.store.openEntry(w.name, e.TrailEntry); err == nil {
 			events := entry.events()
 			fault.After = events[len(events)-1].ID
 		}
-		return nil
+		return nil, nil
 	})
 	return err
 }
 
 // readableAfter returns the first event behind the stream id that can be read, "" if there is none.
 func (w *walk) readableAfter(ctx context.Context, id string) (event string, err error) {
-	_, err = w.each(ctx, "("+id, func(e StreamEntry) *Fault {
+	_, err = w.each(ctx, "("+id, func(e StreamEntry) (*Fault, error) {
 		if _, entry, err := w.store.openEntry(w.name, e.TrailEntry); err == nil {
 			event = entry.events()[0].ID
 		}
 		if event == "" {
-			return nil
+			return nil, nil
 		}
-		return &Fault{}
+		return &Fault{}, nil
 	})
 	return event, err
 }

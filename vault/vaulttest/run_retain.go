@@ -106,7 +106,7 @@ func RunRetention(t *testing.T, start func(t testing.TB) Topology) {
 		{"writers", testTrimmedWriters},
 		{"tampering", testTrimmedTampering},
 		{"cuts of others", testTrimmedReplay},
-		{"losses", testTrimmedLosses},
+		{"losses", testTrimmedLosses}, {"newer key", testTrimmedNewerKey},
 	}
 	if !topology.Variant { // these take long
 		tests = append(tests, test{"by age", testTrimmedByAge}, test{"tampered before", testTrimmedTamperedBefore}, test{"crashes", testTrimmedCrash}, test{"verified meanwhile", testTrimmedMeanwhile})
