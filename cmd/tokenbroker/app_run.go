@@ -54,7 +54,9 @@ func (a *app) run(ctx context.Context, started func(main, ops string)) error {
 	a.service.EndFollowing() // those who wait for news are answered now, and come again elsewhere
 	failed := main.shutdown(deadline)
 	stop()
-	workers.Wait()
+	if !ended(deadline, &workers, workersEnd) {
+		a.cfg.Log.Warn("background work does not end, and is left behind; a directory on a disk that hangs can do that (audit.retention.archive, audit.sinks)")
+	}
 	if err := a.service.Drain(deadline); err != nil {
 		failed = errors.Join(failed, fmt.Errorf("refreshes or revocations were still running: %w", err))
 	}
@@ -154,4 +156,25 @@ func unusable(ready bool, checks map[string]string) string {
 		}
 	}
 	return ""
+}
+
+// workersEnd is how long background work may take to end. All of it does at once, unless the system holds it.
+const workersEnd = 5 * time.Second
+
+// ended waits for the group, and no longer than that: what comes behind must not be lost to a disk that hangs. Who is left behind ends with
+// the process.
+func ended(ctx context.Context, group *sync.WaitGroup, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		group.Wait()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
