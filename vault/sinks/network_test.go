@@ -123,16 +123,23 @@ func TestOTLP(t *testing.T) {
 			t.Errorf("%s: taken for a yes", name)
 		}
 	}
-	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	post := func(handler http.HandlerFunc) error {
+		server := httptest.NewServer(handler)
+		defer server.Close()
+		to, err := NewOTLP(server.URL+"/v1/logs", server.Client())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return to.Append(within(t, time.Minute), lines(event))
+	}
+	if err := post(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(partial)))
 		_, _ = io.WriteString(w, partial[:20])
 		panic(http.ErrAbortHandler)
-	})
-	if err := to.Append(within(t, time.Minute), lines(event)); err == nil {
+	}); err == nil {
 		t.Error("an answer that breaks off: taken for a yes")
 	}
-	server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	if err := to.Append(within(t, time.Minute), lines(event)); err != nil {
+	if err := post(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }); err != nil {
 		t.Errorf("an empty answer: %v", err)
 	}
 }
