@@ -56,8 +56,6 @@ type Replica struct {
 	KeysetForms int
 	// OldSeals are how many things the replica keeps for itself that the key of that id has sealed, and another one would now.
 	OldSeals map[uint32]int
-	// Gates names the places outside of the store that the replica asks before it hands a token out; the store fills it in.
-	Gates []string
 	// EarlyRunning are refreshes under way that nobody waits for.
 	EarlyRunning int
 	MemoryBytes  uint64 // obtained from the system by the runtime

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -21,8 +20,7 @@ type Sink struct {
 	// ID tells it from others and stays the same from one start to the next. It may be a secret: only its keyed hash is stored.
 	ID string
 	To SinkWriter
-	// Released: it gets token.issued events before their tokens are handed out, from this process as from whoever does that; they are
-	// left out here as soon as all replicas do so (Store.Beat tells).
+	// Released: it gets token.issued events before their tokens are handed out, from whoever does that; they are left out here.
 	Released bool
 }
 
@@ -63,9 +61,6 @@ type delivery struct {
 	mu sync.Mutex // held by a round; what is below is its
 	places
 	since streamID
-	// gatesSeen is when the heartbeats were last asked which replicas ask the sink, ungated that it is known in the store that this one does not.
-	gatesSeen time.Time
-	ungated   bool
 
 	state struct {
 		sync.Mutex
@@ -166,17 +161,11 @@ func (d *delivery) round(ctx context.Context) (more bool, err error) {
 	defer d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, deliverRound)
 	defer cancel()
-	if err := d.ungate(ctx); err != nil {
-		return false, err
-	}
 	mine, err := d.begin(ctx)
 	d.state.Lock()
 	d.state.Mine = mine
 	d.state.Unlock()
 	if err != nil || !mine {
-		return false, err
-	}
-	if err := d.watchGates(ctx); err != nil {
 		return false, err
 	}
 	d.store.lookForKeys(ctx)
@@ -303,12 +292,6 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 	if err != nil {
 		return false, left, fmt.Errorf("deliver events: %w", err)
 	}
-	released := uint64(math.MaxUint64)
-	if slices.ContainsFunc(found, func(of []StreamEntry) bool { return len(of) > 0 }) {
-		if released, err = d.released(ctx); err != nil {
-			return false, left, err
-		}
-	}
 	var lines [][]byte
 	var first streamID // of what this is about
 	stands := false
@@ -331,7 +314,7 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 			if j == 0 && (first == streamID{} || id.less(first)) {
 				first = id
 			}
-			if lines, err = d.lines(lines, name, e, id.ms > released); errors.Is(err, broker.ErrKeyNotYet) {
+			if lines, err = d.lines(lines, name, e); errors.Is(err, broker.ErrKeyNotYet) {
 				d.store.meetKeys(found[i][j:])
 				waits = true
 				break
@@ -363,9 +346,9 @@ func (d *delivery) deliver(ctx context.Context, names []trailName, limit int) (f
 	return full, left, err
 }
 
-// lines adds the lines of an entry; gated: token.issued of its time came there before its token. broker.ErrKeyNotYet: another replica has its key already, and this one may in a moment.
-func (d *delivery) lines(to [][]byte, name trailName, e StreamEntry, gated bool) ([][]byte, error) {
-	if clear, _, err := parseMeta(e.Meta); err == nil && gated && clear.kind == string(broker.EventTokenIssued) {
+// lines adds the lines of an entry. broker.ErrKeyNotYet: another replica has its key already, and this one may in a moment.
+func (d *delivery) lines(to [][]byte, name trailName, e StreamEntry) ([][]byte, error) {
+	if clear, _, err := parseMeta(e.Meta); err == nil && d.to.Released && clear.kind == string(broker.EventTokenIssued) {
 		return to, nil
 	}
 	_, entry, err := d.store.openEntry(name, e.TrailEntry)

@@ -30,7 +30,6 @@ func leftPlace(id string) []byte    { return place("replica-left", "", id, field
 
 // Beat implements broker.Replicas.
 func (s *Store) Beat(ctx context.Context, replica broker.Replica) error {
-	replica.Gates = s.gates()
 	text, err := json.Marshal(replica)
 	if err != nil {
 		return fmt.Errorf("write a heartbeat: %w", err)

@@ -79,7 +79,7 @@ func Run(t *testing.T, start func(t testing.TB) Topology) {
 		{"event filters", testEventFilters},
 		{"follower", testFollower},
 		{"events delivered", testDeliver}, {"events delivered, a crash", testDeliverCrash}, {"events delivered, a newer key", testDeliverNewerKey}, {"events delivered, a late keyset file", testDeliverLateFile}, {"events delivered, made up keys", testDeliverMadeUpKey},
-		{"events delivered beside tokens", testDeliverReleased}, {"events delivered, required later", testDeliverRequiredLater},
+		{"events delivered beside tokens", testDeliverReleased},
 		{"visits", testPortals},
 		{"visits in parallel", testPortalsParallel},
 		{"newest events", testRecent},

@@ -176,9 +176,7 @@ func testDeliverCrash(r *rig) {
 func testDeliverReleased(r *rig) {
 	m := &mailbox{}
 	old, later := &mailbox{}, time.Now().Add(time.Hour)
-	r.raw("DEL", "tb:{00}:rp") // nobody else is known
 	one := r.delivering(m, true)
-	r.gated(one)
 	var want []string
 	for _, kind := range []broker.EventType{broker.EventTokenIssued, broker.EventTokenRefused, broker.EventTokenIssued, broker.EventConsentCreated} {
 		e := entry(kind, broker.Connection{Tenant: tenant(r), Subject: "ann"}, "a")
